@@ -1,0 +1,1 @@
+"""Batch inference over image datasets with Ray (DESIGN.md §4)."""

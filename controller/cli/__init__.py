@@ -1,0 +1,1 @@
+"""The controller's verbs of the `vedette` command."""

@@ -1,0 +1,1 @@
+"""The device daemon (DESIGN.md §7)."""

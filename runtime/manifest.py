@@ -1,0 +1,306 @@
+"""The manifest: what a published model is, in one immutable document (DESIGN.md §2).
+
+Rules:
+    * Everything is frozen; a changed model is a new version.
+    * `Manifest.parse(m.to_bytes()) == m`, and `to_bytes` is deterministic, so that its SHA-256 is
+      the identity of the artifact.
+    * Unknown keys are ignored on read (an older device reads a newer manifest), refused on publish.
+    * Files are named by bare file names: a manifest cannot point outside its artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from runtime.errors import ArtifactError, ManifestError
+
+__all__ = [
+    "CHUNK_SIZE",
+    "MANIFEST_FILE",
+    "MODEL_NAME",
+    "Golden",
+    "Manifest",
+    "PinnedFile",
+    "Postprocess",
+    "Preprocess",
+    "RejectedVariant",
+    "Requires",
+    "Resize",
+    "Task",
+    "Tensor",
+    "Variant",
+    "describe_validation",
+]
+
+MANIFEST_FILE = "manifest.json"
+CHUNK_SIZE = 262_144  # bytes; one MQTT message, below every broker's default limit
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""Model names are topic levels, file names and URL segments alike, hence so narrow."""
+
+Task = Literal["classification", "detection", "segmentation", "pose", "embedding"]
+
+
+def _bare_name(value: str) -> str:
+    if not value or value in {".", ".."} or "/" in value or "\\" in value or "\0" in value:
+        raise ValueError(f"not a bare file name: {value!r}")
+    return value
+
+
+def _model_name(value: str) -> str:
+    if not MODEL_NAME.fullmatch(value):
+        raise ValueError(f"not a model name: {value!r}; expected lowercase letters, digits, '-' and '_', at most 63")
+    return value
+
+
+FileName = Annotated[str, AfterValidator(_bare_name)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Resize(_Frozen):
+    """How an image is brought to size before the crop.
+
+    ``shortest-edge`` scales the shorter side to *size*, keeping the aspect ratio; ``exact`` scales
+    to (height, width) regardless of it.
+    """
+
+    mode: Literal["shortest-edge", "exact"] = "shortest-edge"
+    size: int | tuple[int, int]  # pixels; (height, width) for `exact`
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    antialias: bool = True
+
+    @model_validator(mode="after")
+    def _size_fits_mode(self) -> Self:
+        edges = self.size if isinstance(self.size, tuple) else (self.size,)
+        if min(edges) < 1:
+            raise ValueError(f"size {self.size} has no pixels")
+        if self.mode == "shortest-edge" and len(edges) != 1:
+            raise ValueError(f"mode 'shortest-edge' takes one size, not {self.size}")
+        return self
+
+
+class Preprocess(_Frozen):
+    """From upright RGB pixels to the model's input: ``(pixel * scale - mean) / std`` per channel."""
+
+    color: Literal["RGB", "BGR", "L"] = "RGB"
+    resize: Resize | None = None
+    crop: tuple[int, int] | None = None  # (height, width), centered
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    scale: float = 1.0
+    embedded: bool = False  # the graph takes uint8 NHWC RGB and normalizes itself
+    layout: Literal["NHWC", "NCHW"] | None = None  # None: found from the input's shape
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Self:
+        channels = 1 if self.color == "L" else 3
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in {1, channels}:
+                raise ValueError(f"{name} has {len(values)} values, color {self.color} has {channels} channels")
+        if any(value == 0 for value in self.std) or self.scale == 0:
+            raise ValueError("std and scale must not be 0")
+        return self
+
+
+class Postprocess(_Frozen):
+    """From the model's outputs to predictions."""
+
+    kind: str  # a key of `runtime.tasks.DECODERS`
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    top_k: Annotated[int, Field(ge=1)] = 5
+
+
+class Tensor(_Frozen):
+    """One input or output of the graph; a string in *shape* is a dynamic dimension."""
+
+    name: str
+    dtype: str  # NumPy's name
+    shape: tuple[int | str, ...]
+
+
+class PinnedFile(_Frozen):
+    """A file of the artifact, pinned by size and SHA-256, as a whole and in chunks."""
+
+    file: FileName
+    size: Annotated[int, Field(ge=0)]  # bytes
+    sha256: Sha256
+    chunks: tuple[Sha256, ...] = ()
+    chunk_size: Annotated[int, Field(ge=1)] = CHUNK_SIZE  # bytes; the last chunk may be shorter
+
+    @classmethod
+    def measure(cls, path: Path, chunk_size: int = CHUNK_SIZE) -> dict[str, Any]:
+        """Return the fields that pin the file at *path*, as keyword arguments."""
+        whole, chunks, size = hashlib.sha256(), [], 0
+        with path.open("rb") as file:
+            while chunk := file.read(chunk_size):
+                whole.update(chunk)
+                chunks.append(hashlib.sha256(chunk).hexdigest())
+                size += len(chunk)
+        return {
+            "file": path.name,
+            "size": size,
+            "sha256": whole.hexdigest(),
+            "chunks": tuple(chunks),
+            "chunk_size": chunk_size,
+        }
+
+    def verify(self, root: Path) -> None:
+        """Check that the file under *root* holds exactly the pinned bytes.
+
+        Raises:
+            ArtifactError: It is absent, or differs in size or SHA-256.
+        """
+        path = root / self.file
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} is absent; the manifest pins {self.size} bytes") from None
+        if size != self.size:
+            raise ArtifactError(f"{path} has {size} bytes; the manifest pins {self.size}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.sha256:
+            raise ArtifactError(f"{path} has SHA-256 {found}; the manifest pins {self.sha256}")
+
+
+class Variant(PinnedFile):
+    """One ONNX file of the model: a precision, for some execution providers."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    precision: str  # fp32, fp16, int8, ...
+    opset: int
+    ir: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    providers: tuple[str, ...] = ("*",)  # execution providers it is meant for
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3  # max abs difference from the golden output
+    metrics: dict[str, float] = {}
+
+
+class Golden(PinnedFile):
+    """Inputs and expected outputs (`runtime.proof` documents the arrays): a device proves by it that it runs the model right."""
+
+
+class RejectedVariant(_Frozen):
+    """A variant that was built and did not earn its place, with the figures that say why."""
+
+    id: str
+    precision: str
+    reason: str
+    metrics: dict[str, float] = {}
+
+
+class Requires(_Frozen):
+    """What a device must have; checked before anything is downloaded."""
+
+    ort: str = ">=1.22"
+    memory_mb: Annotated[int, Field(ge=0)] = 0
+    disk_mb: Annotated[int, Field(ge=0)] = 0
+
+
+class Provenance(_Frozen):
+    """Where the model came from."""
+
+    framework: str
+    created: datetime
+    source_sha256: str | None = None
+    dataset: str | None = None
+    git: str | None = None
+
+
+class Manifest(_Frozen):
+    """What a published model is."""
+
+    manifest_schema: Literal[1] = Field(default=1, alias="schema")
+    name: ModelName
+    version: Annotated[int, Field(ge=1)]
+    task: Task
+    labels: tuple[str, ...] = ()
+    preprocess: Preprocess
+    postprocess: Postprocess
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    rejected: tuple[RejectedVariant, ...] = ()
+    golden: Golden
+    requires: Requires = Requires()
+    provenance: Provenance
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, validate_by_name=True)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for what, names in (
+            ("variant id", [v.id for v in self.variants]),
+            ("file", [f.file for f in self.files] + [MANIFEST_FILE]),
+        ):
+            if doubled := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{what} used twice: {', '.join(sorted(doubled))}")
+        return self
+
+    @property
+    def files(self) -> tuple[PinnedFile, ...]:
+        """Every file of the artifact besides the manifest itself."""
+        return (*self.variants, self.golden)
+
+    @property
+    def reference(self) -> str:
+        """``NAME@VERSION``."""
+        return f"{self.name}@{self.version}"
+
+    def variant(self, variant_id: str) -> Variant:
+        """Return the variant *variant_id*.
+
+        Raises:
+            ManifestError: There is none of that id.
+        """
+        for variant in self.variants:
+            if variant.id == variant_id:
+                return variant
+        raise ManifestError(
+            f"{self.reference} has no variant {variant_id!r}; it has {', '.join(v.id for v in self.variants)}"
+        )
+
+    @classmethod
+    def parse(cls, data: bytes, *, strict: bool = False) -> Self:
+        """Return the manifest that the JSON *data* says.
+
+        Args:
+            data: UTF-8 JSON.
+            strict: Refuse unknown keys too; for publishing.
+
+        Raises:
+            ManifestError: It is not JSON, or a key is missing, wrong or (strict) unknown.
+        """
+        try:
+            return cls.model_validate_json(data, extra="forbid" if strict else None)
+        except ValidationError as error:
+            raise ManifestError(f"manifest is not valid: {describe_validation(error)}") from None
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as deterministic UTF-8 JSON."""
+        return (json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `to_bytes`, lowercase hex: the identity of the artifact."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def describe_validation(error: ValidationError, most: int = 3) -> str:
+    """Return *error* on one line: ``path: message (found value)`` for at most *most* of its causes."""
+    causes = [
+        f"{'.'.join(map(str, cause['loc'])) or 'document'}: {cause['msg']} (found {str(cause['input'])[:60]!r})"
+        for cause in error.errors(include_url=False, include_context=False)
+    ]
+    rest = len(causes) - most
+    return "; ".join(causes[:most]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,0 +1,1 @@
+"""What controller and devices say to each other over MQTT (DESIGN.md §5)."""
