@@ -7,6 +7,7 @@ must load neither NumPy nor ONNX Runtime.
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ try:
     __version__ = version("vedette")
 except PackageNotFoundError:  # run from a source tree that was not installed
     __version__ = "0+unknown"
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is loaded, which is later
 
 _HOME = {"Artifact": "runtime.artifact", "Manifest": "runtime.manifest", "Predictor": "runtime.predictor"}
 

@@ -189,7 +189,7 @@ class Variant(PinnedFile):
 
 
 class Golden(PinnedFile):
-    """Inputs and expected outputs (`runtime.proof` documents the arrays): a device proves by it that it runs the model right."""
+    """Inputs and expected outputs, by which a device proves that it runs the model right (see `runtime.proving`)."""
 
 
 class RejectedVariant(_Frozen):

@@ -1,0 +1,144 @@
+"""Datasets: rows of images from Parquet, image folders, IDX, CIFAR's archive, and `digits`.
+
+A URI is a path, or the word ``digits``; a fragment chooses a split: ``digits#test``, ``mnist/#train``.
+The format is found out by looking, in the order of one table.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.datasets.base import ArrayDataset, Dataset, Row, Subset
+from runtime.datasets.cifar import is_cifar, open_cifar
+from runtime.datasets.digits import open_digits
+from runtime.datasets.folder import FolderDataset, has_images
+from runtime.datasets.idx import is_idx, open_idx
+from runtime.errors import DatasetError
+
+__all__ = ["ArrayDataset", "Dataset", "Row", "Subset", "open_dataset", "parquet_files", "split", "split_uri"]
+
+DIGITS = "digits"
+PARQUET_SUFFIXES = (".parquet", ".pq")
+SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "val", "validation")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What was asked for."""
+
+    uri: str
+    path: Path
+    split: str | None
+    image_column: str | None
+    label_column: str | None
+
+
+def split_uri(uri: str) -> tuple[str, str | None]:
+    """Return (location, split) of *uri*: ``mnist/#test`` is ``mnist/`` and ``test``."""
+    location, _, fragment = uri.removeprefix("file://").partition("#")
+    return location, fragment or None
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """Return the Parquet files that *path* is or holds, by name; hidden ones and those in ``_...`` folders are not data."""
+    if path.is_file():
+        return [path] if path.suffix in PARQUET_SUFFIXES else []
+    found = (file for suffix in PARQUET_SUFFIXES for file in path.rglob(f"*{suffix}"))
+    return sorted(file for file in found if not any(part[0] in "._" for part in file.relative_to(path).parts))
+
+
+def _open_parquet(request: _Request) -> Dataset:
+    from runtime.datasets.parquet import ParquetDataset
+
+    files = parquet_files(request.path)
+    if request.split is not None:
+        files = [file for file in files if request.split in {file.parent.name, file.name.split("-")[0], file.stem}]
+        if not files:
+            raise DatasetError(f"{request.uri}: no Parquet file of {request.path} belongs to split {request.split!r}")
+    return ParquetDataset(request.uri, tuple(files), request.image_column, request.label_column)
+
+
+def _open_folder(request: _Request) -> Dataset:
+    if request.split is None:
+        return FolderDataset(request.uri, request.path)
+    for name in SPLIT_FOLDERS.get(request.split, (request.split,)):
+        if (request.path / name).is_dir():
+            return FolderDataset(request.uri, request.path / name)
+    raise DatasetError(f"{request.uri}: {request.path} has no folder for the split {request.split!r}")
+
+
+def _open_idx(request: _Request) -> Dataset:
+    return open_idx(request.uri, request.path, request.split)
+
+
+def _open_cifar(request: _Request) -> Dataset:
+    return open_cifar(request.uri, request.path, request.split)
+
+
+def _has_idx(path: Path) -> bool:
+    return is_idx(path) or (path.is_dir() and any(is_idx(file) for file in path.iterdir()))
+
+
+FORMATS: Sequence[tuple[str, Callable[[Path], bool], Callable[[_Request], Dataset]]] = (
+    ("Parquet", lambda path: bool(parquet_files(path)), _open_parquet),
+    ("IDX", _has_idx, _open_idx),
+    ("CIFAR-10 archive", is_cifar, _open_cifar),
+    ("image folder", lambda path: path.is_dir() and has_images(path), _open_folder),
+)
+
+
+def open_dataset(uri: str, *, image_column: str | None = None, label_column: str | None = None) -> Dataset:
+    """Open the dataset at *uri*; of the data itself as little as possible is read.
+
+    Args:
+        uri: A path or ``digits``, with an optional ``#split``.
+        image_column: Of Parquet; found out if ``None``.
+        label_column: Of Parquet; ``label`` if ``None`` and there is one.
+
+    Raises:
+        DatasetError: There is nothing, nothing known, nothing in it, or not what was asked for.
+    """
+    location, wanted = split_uri(uri)
+    if location == DIGITS:
+        return open_digits(uri, wanted)
+    path = Path(location)
+    if not path.exists():
+        raise DatasetError(f"dataset {location} does not exist")
+    request = _Request(uri=uri, path=path, split=wanted, image_column=image_column, label_column=label_column)
+    for _, recognizes, opener in FORMATS:
+        if recognizes(path):
+            dataset = opener(request)
+            if not len(dataset):
+                raise DatasetError(f"dataset {uri} is empty: it has no rows")
+            return dataset
+    if path.is_dir() and not any(path.iterdir()):
+        raise DatasetError(f"dataset {location} is empty: a directory without files")
+    known = ", ".join(name for name, _, _ in FORMATS)
+    raise DatasetError(f"{location} is no dataset that can be read; expected one of: {known}, or the word {DIGITS!r}")
+
+
+def split(dataset: Dataset, held_out: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Cut *dataset* in two, stratified by label, the same way for the same *seed*.
+
+    Args:
+        dataset: To cut.
+        held_out: Fraction of each class that the second part gets, at least one row of each.
+        seed: Which rows these are.
+
+    Returns:
+        What is left, and what was held out.
+    """
+    by_label: defaultdict[int | None, list[int]] = defaultdict(list)
+    for number, row in enumerate(dataset.rows()):
+        by_label[row.label].append(number)
+    chooser = random.Random(seed)  # noqa: S311 - which rows are held out is no secret
+    chosen: set[int] = set()
+    for label in sorted(by_label, key=str):
+        numbers = by_label[label]
+        chosen.update(chooser.sample(numbers, max(1, round(held_out * len(numbers)))))
+    rest = tuple(number for number in range(len(dataset)) if number not in chosen)
+    return Subset(base=dataset, numbers=rest), Subset(base=dataset, numbers=tuple(sorted(chosen)))

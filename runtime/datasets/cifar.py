@@ -1,0 +1,104 @@
+"""CIFAR-10's Python archive (https://www.cs.toronto.edu/~kriz/cifar.html): `.tar.gz`, or extracted.
+
+Rules:
+    * The batches are pickles; only the types that the real ones hold are unpickled, so that a
+      crafted archive runs no code.
+    * Nothing is extracted to the disk.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle  # noqa: S403 - see `_Unpickler`
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from runtime.datasets.base import ArrayDataset, file_fingerprint
+from runtime.errors import DatasetError
+
+__all__ = ["is_cifar", "open_cifar"]
+
+TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+SPLITS = {None: (*TRAIN, "test_batch"), "train": TRAIN, "test": ("test_batch",)}
+META = "batches.meta"
+SIDE = 32  # pixels
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a CIFAR batch")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def is_cifar(path: Path) -> bool:
+    """Whether *path* is a tar archive, or a directory with CIFAR's batches."""
+    if path.is_dir():
+        return (path / META).is_file() or (path / "cifar-10-batches-py" / META).is_file()
+    return path.name.endswith((".tar.gz", ".tgz", ".tar")) and path.is_file()
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of the files in the archive or the directory."""
+    if path.is_dir():
+        root = path if (path / META).is_file() else path / "cifar-10-batches-py"
+        yield from ((file.name, file.read_bytes()) for file in sorted(root.iterdir()) if file.is_file())
+        return
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is not None:
+                    yield PurePosixPath(member.name).name, content.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DatasetError(f"{path} is not a readable archive: {error}") from None
+
+
+def _load(path: Path, name: str, content: bytes) -> dict[bytes, Any]:
+    try:
+        loaded = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a pickle can fail in any way
+        raise DatasetError(f"{path}: {name} is not a CIFAR batch: {error}") from None
+    if not isinstance(loaded, dict):
+        raise DatasetError(f"{path}: {name} is not a CIFAR batch: it holds {type(loaded).__name__}, expected dict")
+    return loaded
+
+
+def open_cifar(uri: str, path: Path, split: str | None) -> ArrayDataset:
+    """Open CIFAR-10: all of it, or the ``train`` or ``test`` *split*.
+
+    Raises:
+        DatasetError: A batch is absent or not what it should be.
+    """
+    if split not in SPLITS:
+        raise DatasetError(f"{uri}: CIFAR has the splits train and test, not {split!r}")
+    wanted = SPLITS[split]
+    loaded = {name: _load(path, name, content) for name, content in _members(path) if name in {*wanted, META}}
+    if absent := [name for name in wanted if name not in loaded]:
+        raise DatasetError(f"{path} has no {', '.join(absent)}: not CIFAR-10's Python archive?")
+    try:
+        planes = np.concatenate([np.asarray(loaded[name][b"data"], np.uint8) for name in wanted])
+        labels = np.concatenate([np.asarray(loaded[name][b"labels"], np.int64) for name in wanted])
+        images = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    except (KeyError, ValueError) as error:
+        raise DatasetError(f"{path}: a batch does not hold data and labels as CIFAR-10's do: {error}") from None
+    names = loaded.get(META, {}).get(b"label_names")
+    return ArrayDataset(
+        uri=uri,
+        images=np.ascontiguousarray(images),
+        labels=labels,
+        label_names=tuple(name.decode() for name in names) if names else None,
+        source_file=str(path),
+        fingerprint=file_fingerprint([path]),
+    )

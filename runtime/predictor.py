@@ -1,0 +1,154 @@
+"""The one predictor that the command line, the Ray actors, the server and the agent use.
+
+Rules:
+    * It runs only what was proven: a variant on an execution provider that matched the golden output.
+    * Of what was proven, the fastest measured one runs; a provider asked for by name is strict.
+    * ``predict`` is ``load`` -> ``prepare`` -> ``infer`` -> ``decode``; a pipeline may call the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime import images
+from runtime.artifact import Artifact
+from runtime.errors import ModelError, ProviderError
+from runtime.manifest import Variant
+from runtime.preprocess import Preprocessor
+from runtime.proof import Proof, prove_isolated
+from runtime.providers import candidates, canonical
+from runtime.session import Session, SessionOptions
+from runtime.tasks import Prediction, decoder_for
+
+__all__ = ["Predictor", "prove_all", "select"]
+
+AUTO = "auto"
+
+
+def _pairs(artifact: Artifact, provider: str, variant: str | None) -> Iterator[tuple[Variant, str]]:
+    """Yield the (variant, EP) pairs that may serve: present files, meant for the EP, as the caller narrowed them."""
+    providers = candidates() if provider == AUTO else [canonical(provider)]
+    variants = artifact.manifest.variants if variant is None else (artifact.manifest.variant(variant),)
+    for name in providers:
+        for one in variants:
+            if artifact.has(one) and ("*" in one.providers or name in one.providers):
+                yield one, name
+
+
+def prove_all(artifact: Artifact, *, provider: str = AUTO, variant: str | None = None) -> list[Proof]:
+    """Return the proof of each pair of variant and execution provider that may serve *artifact*."""
+    return [prove_isolated(artifact.root, one.id, name) for one, name in _pairs(artifact, provider, variant)]
+
+
+def select(artifact: Artifact, proofs: Sequence[Proof]) -> Proof:
+    """Return the fastest of the *proofs* that passed.
+
+    Raises:
+        ProviderError: None passed; the text says for each why not.
+    """
+    passed = [proof for proof in proofs if proof.passed]
+    if not passed:
+        why = "; ".join(f"{p.variant} on {p.provider}: {p.reason}" for p in proofs)
+        raise ProviderError(f"{artifact.manifest.reference} runs on no execution provider here: {why or 'none fits'}")
+    return min(passed, key=lambda proof: proof.latency_ms or float("inf"))
+
+
+class Predictor:
+    """A model, ready to predict.
+
+    Attributes:
+        artifact: What it was built from.
+        proof: Why it runs this variant on this execution provider.
+        variant: The variant that runs.
+        provider: The execution provider that it runs on.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        provider: str = AUTO,
+        variant: str | None = None,
+        options: SessionOptions | None = None,
+    ) -> None:
+        """Prove, choose, and build the session.
+
+        Args:
+            artifact: The model.
+            provider: ``auto``, an alias (``cpu``, ``cuda``, ...) or ONNX Runtime's name of an EP.
+            variant: Id of the only variant to consider; all that are present if ``None``.
+            options: How the session uses the machine.
+
+        Raises:
+            ProviderError: Nothing passed the proof.
+            ModelError: The model does not fit its manifest.
+            UsageError: *provider* means no EP.
+        """
+        self.artifact = artifact
+        self.proof = select(artifact, prove_all(artifact, provider=provider, variant=variant))
+        self.variant = artifact.manifest.variant(self.proof.variant)
+        self.provider = self.proof.provider
+        self._session = Session(artifact.verified_path(self.variant), self.provider, options)
+        if self._session.inputs != self.variant.inputs:
+            raise ModelError(
+                f"{artifact.manifest.reference} {self.variant.id}: the graph takes "
+                f"{_describe(self._session.inputs)}, the manifest says {_describe(self.variant.inputs)}"
+            )
+        self._fixed_batch = self._session.inputs[0].shape[0]
+        self._preprocessor = Preprocessor(artifact.manifest.preprocess, self._session.inputs[0])
+        self._decoder = decoder_for(artifact.manifest)
+
+    def predict(self, sources: Sequence[bytes | Path | npt.NDArray[np.uint8]]) -> list[Prediction]:
+        """Return one prediction for each of *sources*, inferred as one batch.
+
+        Args:
+            sources: Encoded pictures, files, or uint8 arrays of shape (H, W, 3) in RGB.
+
+        Raises:
+            ImageError: One of them is no usable picture.
+            ModelError: Inference failed.
+        """
+        if not sources:
+            return []
+        pictures = [images.load(source) for source in sources]
+        batch = np.stack([self.prepare(picture) for picture in pictures])
+        return self.decode(self.infer(batch), [picture.shape[:2] for picture in pictures])
+
+    def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
+        """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB."""
+        return self._preprocessor(image)
+
+    def infer(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
+        """Return the graph's outputs for *batch* (N, ...); a graph of fixed batch size is called repeatedly.
+
+        Raises:
+            ModelError: Inference failed.
+        """
+        size = self._fixed_batch
+        if not isinstance(size, int) or len(batch) == size:
+            return self._session.run(batch)
+        parts = [self._infer_padded(batch[start : start + size], size) for start in range(0, len(batch), size)]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _infer_padded(self, part: npt.NDArray[np.generic], size: int) -> list[npt.NDArray[Any]]:
+        missing = size - len(part)
+        padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+        return [output[: len(part)] for output in self._session.run(padded)]
+
+    def decode(self, outputs: Sequence[npt.NDArray[Any]], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """Return the predictions that *outputs* mean.
+
+        Args:
+            outputs: Of `infer`.
+            sizes: (height, width) of the upright pictures, in order.
+        """
+        return self._decoder(outputs, sizes, self.artifact.manifest)
+
+
+def _describe(tensors: Sequence[Any]) -> str:
+    return ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in tensors) or "nothing"

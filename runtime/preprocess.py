@@ -1,0 +1,169 @@
+"""From an upright picture to one model input (DESIGN.md §3).
+
+Rules:
+    * Pillow's antialiased resize is the reference, since that is what models are trained with; only
+      the part that the crop keeps is computed (at most one grey level of difference).
+    * Sizes round as torchvision's transforms do: the long side is truncated, the crop's offset
+      rounded to even.
+    * An embedded preprocessing leaves uint8 NHWC to the graph, which normalizes itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from runtime.errors import ModelError
+from runtime.manifest import Preprocess, Resize, Tensor
+
+__all__ = ["Preprocessor", "find_layout", "normalize", "resize_and_crop"]
+
+Pixels = npt.NDArray[np.uint8]
+
+ANTIALIASED = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+PLAIN = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+BY_COLOR = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
+
+
+def _target_size(resize: Resize | None, height: int, width: int) -> tuple[int, int]:
+    """Return the (height, width) that *resize* brings a picture of *height* and *width* to."""
+    if resize is None:
+        return height, width
+    if isinstance(resize.size, tuple):
+        return resize.size
+    if resize.mode == "exact":
+        return resize.size, resize.size
+    if height <= width:
+        return resize.size, max(1, int(resize.size * width / height))
+    return max(1, int(resize.size * height / width)), resize.size
+
+
+def _centered(size: int, crop: int) -> int:
+    return round((size - crop) / 2.0)
+
+
+def resize_and_crop(image: Pixels, resize: Resize | None, crop: tuple[int, int] | None) -> Pixels:
+    """Resize *image*, then cut its center out.
+
+    Args:
+        image: uint8, (H, W, 3).
+        resize: To which size; ``None`` keeps it.
+        crop: (height, width) of the center to keep; what lies outside the picture is black.
+
+    Returns:
+        uint8, (H', W', 3), contiguous.
+    """
+    height, width = _target_size(resize, *image.shape[:2])
+    inner_h, inner_w = (min(crop[0], height), min(crop[1], width)) if crop else (height, width)
+    top, left = _centered(height, inner_h), _centered(width, inner_w)
+    kept = _scaled_part(image, resize, (height, width), (top, left, inner_h, inner_w))
+    if crop is None or (inner_h, inner_w) == crop:
+        return np.ascontiguousarray(kept)
+    padded = np.zeros((*crop, 3), dtype=np.uint8)
+    pad_top, pad_left = (crop[0] - inner_h) // 2, (crop[1] - inner_w) // 2
+    padded[pad_top : pad_top + inner_h, pad_left : pad_left + inner_w] = kept
+    return padded
+
+
+def _scaled_part(
+    image: Pixels, resize: Resize | None, size: tuple[int, int], part: tuple[int, int, int, int]
+) -> Pixels:
+    """Return *part* (top, left, height, width) of *image* scaled to *size* (height, width)."""
+    top, left, height, width = part
+    if resize is None or size == image.shape[:2]:
+        return image[top : top + height, left : left + width]
+    if not resize.antialias:
+        scaled = cv2.resize(image, (size[1], size[0]), interpolation=PLAIN[resize.interpolation])
+        return np.asarray(scaled[top : top + height, left : left + width], dtype=np.uint8)
+    rows, columns = image.shape[0] / size[0], image.shape[1] / size[1]  # source pixels to a target pixel
+    box = (left * columns, top * rows, (left + width) * columns, (top + height) * rows)
+    box = (box[0], box[1], min(box[2], image.shape[1]), min(box[3], image.shape[0]))  # float error at the rim
+    return np.asarray(Image.fromarray(image).resize((width, height), ANTIALIASED[resize.interpolation], box=box))
+
+
+def _channels(image: Pixels, preprocess: Preprocess) -> Pixels:
+    """Return (H, W, C) in the colour order that the input takes."""
+    if preprocess.color == "L":
+        return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
+    if preprocess.embedded or preprocess.color == "RGB":
+        return image
+    return image[:, :, BY_COLOR[preprocess.color]]
+
+
+def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Return ``(pixel * scale - mean) / std`` per channel of *pixels* (..., C), float32."""
+    scaled = pixels.astype(np.float32) * np.float32(preprocess.scale)
+    mean, std = np.asarray(preprocess.mean, np.float32), np.asarray(preprocess.std, np.float32)
+    normalized: npt.NDArray[np.float32] = (scaled - mean) / std
+    return normalized
+
+
+def find_layout(tensor: Tensor) -> str:
+    """Return ``NHWC`` or ``NCHW``, whichever the image input *tensor* has.
+
+    Raises:
+        ModelError: Its shape fits neither, or both.
+    """
+    if len(tensor.shape) == 4:
+        first, last = tensor.shape[1] in {1, 3}, tensor.shape[3] in {1, 3}
+        if first != last:
+            return "NCHW" if first else "NHWC"
+    raise ModelError(
+        f"input {tensor.name!r} has shape {list(tensor.shape)}; expected [N,3,H,W] or [N,H,W,3] (1 for gray)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessor:
+    """Brings pictures to one model's input."""
+
+    preprocess: Preprocess
+    tensor: Tensor  # the model's image input
+
+    def __call__(self, image: Pixels) -> npt.NDArray[np.generic]:
+        """Return the model input for *image*.
+
+        Args:
+            image: uint8, (H, W, 3), RGB.
+
+        Returns:
+            Without the batch dimension: uint8 (H', W', C) if the normalization is embedded, otherwise
+            (H', W', C) or (C, H', W') in the input's dtype.
+
+        Raises:
+            ModelError: The manifest brings the picture to another size than the graph takes.
+        """
+        channels = _channels(resize_and_crop(image, self.preprocess.resize, self.preprocess.crop), self.preprocess)
+        ready: npt.NDArray[np.generic]
+        if self.preprocess.embedded:
+            ready = channels
+        else:
+            ready = normalize(channels, self.preprocess).astype(np.dtype(self.tensor.dtype), copy=False)
+            if (self.preprocess.layout or find_layout(self.tensor)) == "NCHW":
+                ready = ready.transpose(2, 0, 1)
+        self._check(ready.shape)
+        return np.ascontiguousarray(ready)
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        expected = self.tensor.shape[1:]
+        if len(shape) != len(expected) or any(
+            isinstance(e, int) and e != s for e, s in zip(expected, shape, strict=True)
+        ):
+            raise ModelError(
+                f"preprocessing gives {list(shape)}, input {self.tensor.name!r} takes {list(expected)}; "
+                "the manifest's resize and crop must lead to the model's size"
+            )
