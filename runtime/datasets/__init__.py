@@ -44,7 +44,7 @@ def split_uri(uri: str) -> tuple[str, str | None]:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """Return the Parquet files that *path* is or holds, by name; hidden ones and those in ``_...`` folders are not data."""
+    """Return the Parquet files that *path* is or holds, by name; names and folders with ``.`` or ``_`` are not data."""
     if path.is_file():
         return [path] if path.suffix in PARQUET_SUFFIXES else []
     found = (file for suffix in PARQUET_SUFFIXES for file in path.rglob(f"*{suffix}"))

@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import io
-import pickle  # noqa: S403 - see `_Unpickler`
+import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -68,7 +68,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 def _load(path: Path, name: str, content: bytes) -> dict[bytes, Any]:
     try:
         loaded = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a pickle can fail in any way
+    except Exception as error:  # noqa: BLE001 - a crafted pickle can fail in any way
         raise DatasetError(f"{path}: {name} is not a CIFAR batch: {error}") from None
     if not isinstance(loaded, dict):
         raise DatasetError(f"{path}: {name} is not a CIFAR batch: it holds {type(loaded).__name__}, expected dict")

@@ -12,7 +12,6 @@ import gzip
 import math
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +73,7 @@ def read_header_dimensions(path: Path) -> int:
     """Return the number of dimensions that the header of an IDX file says; 0 if it is none."""
     with path.open("rb") as raw:
         compressed = raw.read(2) == GZIP_MAGIC
-    opened: Any = gzip.open(path) if compressed else path.open("rb")
-    with opened as file:
+    with gzip.open(path) if compressed else path.open("rb") as file:
         header = file.read(4)
     return header[3] if len(header) == 4 and header[:3] == bytes((0, 0, UNSIGNED_BYTE)) else 0
 
