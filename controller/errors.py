@@ -1,16 +1,30 @@
 """Every error that the controller raises on purpose.
 
-    VedetteError                     (`runtime.errors`)
-    ├── TrainingError                a training run cannot start, go on, or be read
-    ├── ExportError                  a model cannot be brought to ONNX, or fails the gate
-    └── RegistryError                a model cannot be published
+VedetteError                     (`runtime.errors`)
+├── TrainingError                a training run cannot start, go on, or be read
+├── ExportError                  a model cannot be brought to ONNX, or fails the gate
+├── RegistryError                a model cannot be published
+├── BrokerError                  the message broker cannot be started, reached, or told something
+├── ServeError                   the controller cannot serve: an address in use, a database not usable
+├── FleetError                   a device or a rollout is not as the request needs it (HTTP 409)
+│   └── NotFoundError            no such device, rollout or token (HTTP 404)
+└── ApiError                     the controller refused a request, or does not answer
 """
 
 from __future__ import annotations
 
 from runtime.errors import VedetteError
 
-__all__ = ["ExportError", "RegistryError", "TrainingError"]
+__all__ = [
+    "ApiError",
+    "BrokerError",
+    "ExportError",
+    "FleetError",
+    "NotFoundError",
+    "RegistryError",
+    "ServeError",
+    "TrainingError",
+]
 
 
 class TrainingError(VedetteError):
@@ -23,3 +37,23 @@ class ExportError(VedetteError):
 
 class RegistryError(VedetteError):
     """A model cannot be published."""
+
+
+class BrokerError(VedetteError):
+    """The message broker cannot be started, reached, or told something."""
+
+
+class ServeError(VedetteError):
+    """The controller cannot serve: an address is in use, or its database is not usable."""
+
+
+class FleetError(VedetteError):
+    """A device or a rollout is not as the request needs it to be."""
+
+
+class NotFoundError(FleetError):
+    """No such device, rollout or token."""
+
+
+class ApiError(VedetteError):
+    """The controller refused a request, or does not answer."""
