@@ -1,0 +1,76 @@
+# Everything a clone needs. `make demo` and `make test` do all the set-up themselves: a fresh Linux
+# machine with Python 3.11 or newer is enough. `make help` lists the targets.
+
+PYTHON ?= python3
+# Where pip looks besides its own index, for a smaller PyTorch: the plain Linux x86-64 wheel brings
+# several gigabytes of CUDA. Give the address of PyTorch's own index of CPU wheels, or set
+# PIP_EXTRA_INDEX_URL, and the same version is taken from there without them.
+TORCH_INDEX ?=
+# More for pytest, such as PYTEST_ARGS="-k batch -x".
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.vedette-setup
+EXTRAS := cpu,edge,cluster,controller,train
+TORCH := torch==2.13.0
+PIP_INSTALL := -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+SCRIPTS := .ci/run
+DOCKERFILES := $(wildcard infra/containers/Dockerfile.*)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format bench constraints clean distclean
+
+help: ## Say what the targets do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything in it, at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "no $(PYTHON) here: install Python 3.11 or newer, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d; Vedette needs 3.11 or newer: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP_INSTALL) --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt $(TORCH) --editable '.[$(EXTRAS)]' --group dev
+	@touch $@
+
+demo: setup ## Train, export, quantize, publish, roll out to agents over MQTT, batch on Ray: for real, here
+	$(BIN)/vedette demo
+
+test: setup ## Run every test that a change must pass
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## Check style, types, who imports whom, scripts and container files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/hadolint $(DOCKERFILES)
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/containers/compose.yaml
+
+format: setup ## Format the code, and mend what ruff can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: setup ## Run the benchmarks; each prints its figures
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+constraints: ## Make constraints.txt anew: the newest versions that pyproject.toml admits
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python $(PIP_INSTALL) --quiet --upgrade pip
+	build/constraints/bin/python $(PIP_INSTALL) $(TORCH) --editable '.[$(EXTRAS)]' --group dev
+	{ echo '# The versions that Vedette is developed and tested with: everything in .venv, direct or not.'; \
+	  echo '# Made by `make constraints` (Python 3.11, Linux x86-64, CPU build of PyTorch); not edited by hand.'; \
+	  build/constraints/bin/python -m pip freeze --all --exclude-editable --exclude setuptools \
+	    | sed 's/+cpu$$//' | LC_ALL=C sort --ignore-case; } > constraints.txt
+	rm -rf build/constraints
+
+clean: ## Remove caches and what was built
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean ## Remove .venv too: as freshly cloned
+	rm -rf $(VENV)
