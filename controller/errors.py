@@ -8,7 +8,8 @@ VedetteError                     (`runtime.errors`)
 ├── ServeError                   the controller cannot serve: an address in use, a database not usable
 ├── FleetError                   a device or a rollout is not as the request needs it (HTTP 409)
 │   └── NotFoundError            no such device, rollout or token (HTTP 404)
-└── ApiError                     the controller refused a request, or does not answer
+├── ApiError                     the controller refused a request, or does not answer
+└── DemoError                    a step of the demo did not hold
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from runtime.errors import VedetteError
 __all__ = [
     "ApiError",
     "BrokerError",
+    "DemoError",
     "ExportError",
     "FleetError",
     "NotFoundError",
@@ -57,3 +59,7 @@ class NotFoundError(FleetError):
 
 class ApiError(VedetteError):
     """The controller refused a request, or does not answer."""
+
+
+class DemoError(VedetteError):
+    """A step of the demo did not hold."""
