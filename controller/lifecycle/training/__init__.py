@@ -1,1 +1,1 @@
-"""Training with torch: a dataset in, a run directory out (`controller.lifecycle.training.record` says what is in it)."""
+"""Training with torch: a dataset in, a run directory out (its content: `record`)."""

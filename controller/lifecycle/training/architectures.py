@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +103,8 @@ def resolve(name: str) -> Factory:
     if not colon or not module_name or not attribute:
         known = ", ".join(ARCHITECTURES)
         raise UsageError(f"unknown architecture {name!r}; built in are {known}; any other is given as MODULE:FACTORY")
+    if str(Path.cwd()) not in sys.path:  # the user's own module lies where the command was typed
+        sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:

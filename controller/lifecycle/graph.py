@@ -1,0 +1,229 @@
+"""Surgery on ONNX graphs: what a graph takes and gives, the normalization put into it, its versions.
+
+Rules:
+    * Functions return a new model; the one that they are given stays as it is.
+    * Normalization is ``(pixel * scale - mean) / std`` per channel, here as ``pixel * factor + offset``
+      with both constants computed in double precision.
+    * Published graphs have opset 21 and IR 10 at most: what ONNX Runtime 1.18 and later load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx.version_converter
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+from onnx import TensorProto, helper, numpy_helper
+
+from controller.errors import ExportError
+from runtime.manifest import Preprocess
+
+__all__ = [
+    "EMBEDDED_PREFIX",
+    "MAX_IR",
+    "MAX_OPSET",
+    "ImageInput",
+    "at_most_published_versions",
+    "embed_normalization",
+    "find_image_input",
+    "load_graph",
+    "opset_of",
+    "output_operator",
+    "real_inputs",
+    "with_opset",
+]
+
+MAX_OPSET = 21
+MAX_IR = 10
+EMBEDDED_PREFIX = "vedette_"  # names of the nodes that are put in begin so
+INPUT_NAME = "images"
+AI_ONNX = ("", "ai.onnx")
+
+Dimension = int | str
+Layout = Literal["NCHW", "NHWC"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """The input of a graph that takes pictures; a string is a dynamic dimension."""
+
+    name: str
+    dtype: str  # NumPy's name
+    layout: Layout
+    batch: Dimension
+    height: Dimension
+    width: Dimension
+    channels: int
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Read the ONNX file at *path*, external data included.
+
+    Raises:
+        ExportError: It is absent or no ONNX model, or its external data is.
+    """
+    try:
+        model = onnx.load(path)
+    except FileNotFoundError as error:
+        raise ExportError(f"{error.filename or path} does not exist") from None
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        raise ExportError(f"{path} is no ONNX model: {' '.join(str(error).split())}") from None
+    if not model.graph.node or not model.ir_version:
+        raise ExportError(f"{path} is no ONNX model: it has no nodes")
+    return model
+
+
+def real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return what the graph must be given: its inputs without those that an initializer fills."""
+    filled = {initializer.name for initializer in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in filled]
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operators that *model* uses."""
+    return max((o.version for o in model.opset_import if o.domain in AI_ONNX), default=0)
+
+
+def _dimensions(value: onnx.ValueInfoProto) -> list[Dimension]:
+    return [
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or "?"
+        for d in value.type.tensor_type.shape.dim
+    ]
+
+
+def find_image_input(model: onnx.ModelProto) -> ImageInput | None:
+    """Return the input of *model* that takes pictures; ``None`` if it has several inputs or none of that shape.
+
+    A picture's input has four dimensions and 1 or 3 channels, at the second place (NCHW) or at the last (NHWC).
+    """
+    inputs = real_inputs(model)
+    if len(inputs) != 1:
+        return None
+    shape = _dimensions(inputs[0])
+    if len(shape) != 4:
+        return None
+    first, last = shape[1] in {1, 3}, shape[3] in {1, 3}
+    if first == last:
+        return None
+    batch, *rest = shape
+    channels, height, width = rest if first else (rest[2], rest[0], rest[1])
+    return ImageInput(
+        name=inputs[0].name,
+        dtype=str(helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)),
+        layout="NCHW" if first else "NHWC",
+        batch=batch,
+        height=height,
+        width=width,
+        channels=int(channels),
+    )
+
+
+def embed_normalization(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    """Put the normalization in front of a graph of float pixels: it then takes uint8 NHWC in RGB (or gray).
+
+    Args:
+        model: Takes float32, (n, channels, height, width) or (n, height, width, channels), normalized as
+            *preprocess* says and in its colour order.
+        preprocess: ``color``, ``mean``, ``std`` and ``scale`` are used.
+
+    Returns:
+        A graph that takes uint8 (n, height, width, channels).
+
+    Raises:
+        ExportError: *model* is no such graph.
+    """
+    found = find_image_input(model)
+    channels = 1 if preprocess.color == "L" else 3
+    if found is None or found.dtype != "float32" or found.channels != channels:
+        inputs = ", ".join(f"{v.name} {_dimensions(v)}" for v in real_inputs(model)) or "none"
+        raise ExportError(
+            f"the normalization cannot be embedded: inputs are {inputs}; expected one float32 input of pictures "
+            f"with {channels} channels"
+        )
+    embedded = onnx.ModelProto()
+    embedded.CopyFrom(model)
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} | {found.name}
+    name = INPUT_NAME if INPUT_NAME not in taken else f"{INPUT_NAME}_uint8"
+    nodes, constants = _normalization(name, found, preprocess)
+    embedded.graph.ClearField("node")
+    embedded.graph.node.extend([*nodes, *model.graph.node])
+    embedded.graph.initializer.extend(constants)
+    kept = [value for value in model.graph.input if value.name != found.name]
+    embedded.graph.ClearField("input")
+    shape = [found.batch, found.height, found.width, found.channels]
+    embedded.graph.input.extend([helper.make_tensor_value_info(name, TensorProto.UINT8, shape), *kept])
+    return embedded
+
+
+def _normalization(
+    name: str, found: ImageInput, preprocess: Preprocess
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return the nodes, and their constants, from the uint8 NHWC input *name* to the input that was *found*."""
+    broadcast = (-1, 1, 1) if found.layout == "NCHW" else (-1,)
+    std = np.asarray(preprocess.std, np.float64)
+    factor = preprocess.scale / std
+    offset = -np.asarray(preprocess.mean, np.float64) / std
+    order = np.array([2, 1, 0], np.int64)
+    steps: list[tuple[str, dict[str, Any], np.ndarray | None]] = []
+    if preprocess.color == "BGR":
+        steps.append(("Gather", {"axis": 3}, order))
+    if found.layout == "NCHW":
+        steps.append(("Transpose", {"perm": [0, 3, 1, 2]}, None))  # as uint8: a quarter of the bytes to move
+    steps.append(("Cast", {"to": TensorProto.FLOAT}, None))
+    if (factor != 1).any():
+        steps.append(("Mul", {}, factor.astype(np.float32).reshape(broadcast)))
+    if (offset != 0).any():
+        steps.append(("Add", {}, offset.astype(np.float32).reshape(broadcast)))
+    nodes, constants, current = [], [], name
+    for number, (operator, attributes, constant) in enumerate(steps):
+        label = f"{EMBEDDED_PREFIX}{operator.lower()}"
+        inputs = [current]
+        if constant is not None:
+            constants.append(numpy_helper.from_array(constant, f"{label}_constant"))
+            inputs.append(f"{label}_constant")
+        current = found.name if number == len(steps) - 1 else f"{label}_output"
+        nodes.append(helper.make_node(operator, inputs, [current], name=label, **attributes))
+    return nodes, constants
+
+
+def with_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return *model* with standard operators of version *opset*.
+
+    Raises:
+        ExportError: ONNX's converter knows no way there.
+    """
+    if opset_of(model) == opset:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except (RuntimeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"opset {opset_of(model)} cannot be converted to {opset}: {' '.join(str(error).split())[:300]}; "
+            f"export the model again with opset {opset}"
+        ) from None
+
+
+def at_most_published_versions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return *model* with opset and IR brought down to what is published, if they are above; else as they are.
+
+    Raises:
+        ExportError: ONNX's converter knows no way there.
+    """
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(with_opset(model, MAX_OPSET) if opset_of(model) > MAX_OPSET else model)
+    lowered.ir_version = min(model.ir_version, MAX_IR)
+    return lowered
+
+
+def output_operator(model: onnx.ModelProto, through: Sequence[str]) -> str:
+    """Return the operator that makes the first output, looking back *through* operators that only reshape it."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    node = producers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in through and node.input[0] in producers:
+        node = producers[node.input[0]]
+    return node.op_type if node is not None else ""
