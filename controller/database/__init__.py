@@ -1,0 +1,1 @@
+"""The controller's state: SQLAlchemy models, migrations, and how to reach them."""

@@ -1,0 +1,1 @@
+"""Alembic's migrations; they run when the controller starts (`database.Database.open`)."""

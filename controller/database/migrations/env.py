@@ -1,0 +1,15 @@
+"""Run migrations on the connection that `database.Database.open` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from controller.database.schema import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite alters tables by copying them
+)
+with context.begin_transaction():
+    context.run_migrations()
