@@ -1,0 +1,328 @@
+"""A batch job from command to summary: plan, resume, run, finish.
+
+Rules:
+    * All that can be refused is refused before anything is written or started: columns, filter,
+      workers, another job's output.
+    * A job is a model (by digest), an input (by its files' etags) and the options that decide the
+      output. Workers, batch size, provider, retries and the bound on bad rows may differ between
+      runs of one job.
+    * Committed shards are not read again; if all are, no worker is started.
+    * The bound on bad rows counts those of earlier runs, too.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from cluster.commit import OutputDirectory
+from cluster.dispatch import Policy, dispatch
+from cluster.errors import OutputError, StoppedError, TooManyBadRowsError
+from cluster.output import local_path
+from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
+from cluster.pool import LocalPool, Outcome, Pool
+from cluster.records import JobRecord
+from cluster.report import Summary, Tally
+from cluster.schema import Kept, kept_fields, output_schema
+from cluster.sources import Columns, Source, open_source
+from cluster.worker import ShardWorker, WorkerSpec
+from cluster.workers import divide, machine_cores, parse_workers
+from runtime.artifact import Artifact
+from runtime.store import ModelStore, resolve_artifact
+from runtime.terminal import Progress, progress
+
+__all__ = ["BatchOptions", "Job", "plan_job", "run_batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """What a job was asked for; the command line's options, one to one.
+
+    Attributes:
+        model: ``NAME``, ``NAME@VERSION``, or the path of an artifact.
+        input: URI of the dataset.
+        output: URI of the directory to write.
+        image_column: Of Parquet; found out if ``None``.
+        keep: Columns that pass through; ``COLUMN`` or ``COLUMN=NAME``.
+        filter: Expression; see `cluster.filters`.
+        workers: ``auto``, ``N`` or ``cpu=N``.
+        provider: Execution provider, or ``auto``.
+        batch_size: Images an inference.
+        shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
+        max_bad_rows: More quarantined rows end the job; unbounded if ``None``.
+        max_retries: Further tries of a shard after its first.
+        stall_timeout: Seconds without progress after which a shard is given up.
+        local: Run in this process, without Ray.
+        address: Of a Ray cluster; one is started on this machine if ``None``.
+        store: URI of the artifact store; the default one if ``None``.
+    """
+
+    model: str
+    input: str
+    output: str
+    image_column: str | None = None
+    keep: tuple[str, ...] = ()
+    filter: str | None = None
+    workers: str = "auto"
+    provider: str = "auto"
+    batch_size: int = 16
+    shard_rows: int | None = None
+    max_bad_rows: int | None = None
+    max_retries: int = 3
+    stall_timeout: float = 300.0
+    local: bool = False
+    address: str | None = None
+    store: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A planned job; nothing of it is written yet.
+
+    Attributes:
+        options: What was asked for.
+        artifact: The model.
+        source: The input.
+        shards: All of them, in order.
+        record: What identifies the job.
+        schema: Of the output's rows.
+        spec: What its workers must know.
+        output: Where it goes.
+    """
+
+    options: BatchOptions
+    artifact: Artifact
+    source: Source
+    shards: tuple[Shard, ...]
+    record: JobRecord
+    schema: pa.Schema
+    spec: WorkerSpec
+    output: OutputDirectory
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as plain values for JSON."""
+        done = self.output.commits().keys() & {shard.id for shard in self.shards}
+        return {
+            "model": self.record.model,
+            "model_sha256": self.record.model_sha256,
+            "input": self.record.input,
+            "output": str(self.output.root),
+            "files": len(self.source.files),
+            "rows": self.source.rows,
+            "bytes": sum(shard.size for shard in self.shards),
+            "image_column": self.source.columns.image,
+            "shards": len(self.shards),
+            "committed": len(done),
+            "columns": {field.name: str(field.type) for field in self.schema},
+        }
+
+
+def plan_job(options: BatchOptions) -> Job:
+    """Plan the job that *options* ask for, and refuse what cannot work; nothing is written.
+
+    Raises:
+        UsageError: An option does not fit the others or the input.
+        ModelNotFoundError: There is no such model.
+        DatasetError: The input is absent, empty, damaged, or no dataset.
+        OtherJobError: The output belongs to another job.
+        OutputError: The output holds something that no job wrote.
+    """
+    parse_workers(options.workers)
+    root = local_path(options.output, "--output")
+    artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
+    keep = tuple(map(Kept.parse, options.keep))
+    columns = Columns(image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter)
+    source = open_source(options.input, columns)
+    _check_apart(root, source)
+    kept = tuple(kept_fields(source.schema, keep))
+    schema = output_schema(artifact.manifest.task, kept)
+    limits = ShardLimits(rows=options.shard_rows or default_shard_rows(source.rows))
+    shards = plan_shards(source.files, limits, reader=source.reader)
+    record = JobRecord(
+        model=artifact.manifest.reference,
+        model_sha256=artifact.digest,
+        input=source.uri,
+        files={file.path: (file.etag, file.rows) for file in source.files},
+        options={
+            "image column": source.columns.image,
+            "keep": list(options.keep),
+            "filter": options.filter,
+            "shard rows": limits.rows,
+            "shard bytes": limits.size,
+        },
+        shards=len(shards),
+    )
+    output = OutputDirectory(root)
+    output.check(record)
+    spec = WorkerSpec(
+        output=root,
+        columns=source.columns,
+        kept=kept,
+        batch_size=options.batch_size,
+        provider=options.provider,
+    )
+    return Job(
+        options=options,
+        artifact=artifact,
+        source=source,
+        shards=shards,
+        record=record,
+        schema=schema,
+        spec=spec,
+        output=output,
+    )
+
+
+def _check_apart(root: Path, source: Source) -> None:
+    """Raise if the output lies inside the input: the next run would take it for input."""
+    place = Path(source.uri.partition("#")[0])
+    if place.is_dir() and root.resolve().is_relative_to(place.resolve()):
+        raise OutputError(f"--output {root} lies inside the input {place}; give a directory beside it")
+
+
+def run_batch(options: BatchOptions) -> Summary:
+    """Run the job that *options* ask for to its end, or go on with it.
+
+    Raises:
+        VedetteError: As `plan_job`; and the errors of `cluster.errors` while it runs. What was
+            committed stays, and the same call goes on with the rest.
+    """
+    started = time.monotonic()
+    job = plan_job(options)
+    job.output.claim(job.record)
+    tally = Tally()
+    commits = job.output.commits()
+    done = [commits[shard.id] for shard in job.shards if shard.id in commits]
+    tally.resume(done)
+    _check_bad_rows(job, tally)
+    pending = [shard for shard in job.shards if shard.id not in commits]
+    workers, working = _run_pending(job, pending, tally) if pending else (0, 0.0)
+    manifest = job.output.finish(job.record, job.shards)
+    return Summary.of(
+        manifest,
+        tally,
+        output=str(job.output.root),
+        workers=workers,
+        working=working,
+        elapsed=time.monotonic() - started,
+    )
+
+
+def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, float]:
+    """Run the *pending* shards; return the number of workers and the seconds that shards were running."""
+    opener = _local_pool if job.options.local else _ray_pool
+    policy = Policy(max_retries=job.options.max_retries, stall_timeout=job.options.stall_timeout)
+    rows = sum(shard.rows for shard in pending)
+    with _StopOnSignals(job) as signals, opener(job, len(pending)) as (pool, workers):
+        signals.install()  # again, because Ray took SIGTERM for itself
+        with progress(rows, "batch", "rows") as display:
+            begun = time.monotonic()
+            follower = _Follower(job, tally, display)
+            dispatch(pool, pending, policy, on_committed=follower.committed, on_progress=follower.running)
+            return workers, time.monotonic() - begun
+
+
+@contextmanager
+def _local_pool(job: Job, pending: int) -> Iterator[tuple[Pool, int]]:
+    division = divide(machine_cores(), parse_workers(job.options.workers))
+    workers = min(division.workers, pending)
+    threads = division.threads.times(workers)
+    pool = LocalPool(ShardWorker(job.artifact, job.spec, threads), slots=workers + 1)
+    try:
+        yield pool, workers
+    finally:
+        pool.close()
+
+
+@contextmanager
+def _ray_pool(job: Job, pending: int) -> Iterator[tuple[Pool, int]]:
+    from cluster.ray_pool import RayPool, ray_session
+    from cluster.shipping import pack
+
+    with ray_session(job.options.address, machine_cores()) as cores:
+        division = divide(cores, parse_workers(job.options.workers))
+        workers = min(division.workers, pending)
+        pool = RayPool(pack(job.artifact), job.spec, division.threads, actors=workers, cpus=division.cpus)
+        try:
+            yield pool, workers
+        finally:
+            pool.close()
+
+
+class _Follower:
+    """Counts what is committed, shows it, and ends the job at too many bad rows."""
+
+    def __init__(self, job: Job, tally: Tally, display: Progress) -> None:
+        self._job, self._tally, self._display = job, tally, display
+        self._committed_rows = self._shown = 0
+
+    def committed(self, outcome: Outcome) -> None:
+        """Count the commit of a shard, ours or another driver's."""
+        commit = outcome.commit or self._job.output.commit_of(outcome.shard.id)
+        if commit is None:
+            raise OutputError(f"{self._job.output.root}: the commit of shard {outcome.shard} is gone")
+        self._tally.add(commit, ours=outcome.commit is not None)
+        self._committed_rows += commit.rows
+        _check_bad_rows(self._job, self._tally)
+        self.running(0)
+
+    def running(self, rows: int) -> None:
+        """Show *rows* of running shards beside the committed ones; the display never goes back."""
+        now = max(self._shown, self._committed_rows + rows)
+        bad = sum(self._tally.bad.values())
+        self._display.advance(now - self._shown, **({"bad": bad} if bad else {}))
+        self._shown = now
+
+
+def _check_bad_rows(job: Job, tally: Tally) -> None:
+    bound = job.options.max_bad_rows
+    bad = sum(tally.bad.values())
+    if bound is not None and bad > bound:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in tally.bad.most_common())
+        raise TooManyBadRowsError(
+            f"{bad} bad rows ({reasons}), more than --max-bad-rows {bound}; they are listed in "
+            f"{job.output.root / 'quarantine'}. Run the same command with a larger bound to go on"
+        )
+
+
+class _StopOnSignals:
+    """Turns SIGINT and SIGTERM into `StoppedError` while inside, so that everything is ended in order."""
+
+    HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._before = {number: signal.getsignal(number) for number in self.HANDLED}
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Handle the signals from here on; only the main thread can."""
+        self._set(dict.fromkeys(self.HANDLED, self._stop))
+
+    def _set(self, handlers: Mapping[signal.Signals, Any]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self._before)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._set(dict.fromkeys(self.HANDLED, signal.SIG_IGN))  # a second signal must not break the end
+        done = self._job.output.commits().keys() & {shard.id for shard in self._job.shards}
+        raise StoppedError(
+            f"stopped by {signal.Signals(number).name}: {len(done)} of {len(self._job.shards)} shards are "
+            "committed; run the same command again to go on"
+        )

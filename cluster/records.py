@@ -1,0 +1,192 @@
+"""What a batch job writes down beside its rows, as JSON: the job, the commits, the manifest of the output.
+
+Rules:
+    * `Commit` and `OutputManifest` cannot be made of numbers that do not balance:
+      in = out + quarantined + filtered.
+    * Two drivers of the same job write the same bytes of `JobRecord` and `OutputManifest`: no clock,
+      host or process id is in them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.errors import OutputError
+from runtime.manifest import describe_validation
+
+__all__ = ["Commit", "JobRecord", "OutputManifest", "WrittenFile", "parse_record"]
+
+FORMAT = 1
+
+
+class Record(BaseModel):
+    """A frozen document; unknown keys are ignored on read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    def to_bytes(self) -> bytes:
+        """Return it as UTF-8 JSON."""
+        return (self.model_dump_json(indent=1, by_alias=True) + "\n").encode()
+
+
+class JobRecord(Record):
+    """Whose the output directory is: everything that decides what is written there, and nothing else.
+
+    Attributes:
+        model: ``NAME@VERSION``, for people.
+        model_sha256: Digest of the model's manifest.
+        input: URI of the input.
+        files: By path: (etag, rows).
+        options: By option: what else decides the output (columns, filter, shard limits).
+        shards: How many shards there are.
+    """
+
+    format: int = FORMAT
+    model: str
+    model_sha256: str
+    input: str
+    files: dict[str, tuple[str, int]]
+    options: dict[str, Any]
+    shards: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows go in."""
+        return sum(rows for _, rows in self.files.values())
+
+    def differences(self, other: JobRecord) -> list[str]:
+        """Return in words how *other* differs from this; nothing if it is the same job."""
+        found = []
+        if self.model_sha256 != other.model_sha256:
+            found.append(f"model {self.model} (now {other.model})")
+        if self.input != other.input:
+            found.append(f"input {self.input} (now {other.input})")
+        else:
+            found += _file_differences(self.files, other.files)
+        for name in sorted({*self.options, *other.options}):
+            if self.options.get(name) != other.options.get(name):
+                found.append(f"{name} {self.options.get(name)!r} (now {other.options.get(name)!r})")
+        if not found and self.to_bytes() != other.to_bytes():
+            found.append(f"format {self.format} with {self.shards} shards (now {other.format} with {other.shards})")
+        return found
+
+
+def _file_differences(old: Mapping[str, tuple[str, int]], new: Mapping[str, tuple[str, int]]) -> list[str]:
+    kinds = (
+        ("gone", sorted(old.keys() - new.keys())),
+        ("added", sorted(new.keys() - old.keys())),
+        ("changed", sorted(path for path in old.keys() & new.keys() if old[path] != new[path])),
+    )
+    return [f"{len(paths)} input file(s) {kind}, the first is {paths[0]}" for kind, paths in kinds if paths]
+
+
+class WrittenFile(Record):
+    """A Parquet file of the output: its path below the directory, rows, and size in bytes."""
+
+    path: str
+    rows: int
+    size: int
+
+
+class Commit(Record):
+    """Which attempt of a shard counts, and what it did.
+
+    Attributes:
+        rows: Of the shard.
+        filtered: Rows that the filter left out.
+        reasons: Quarantined rows by reason code.
+        seconds: Busy seconds by stage.
+        ran_on: Variant, execution provider, ONNX Runtime version, host.
+    """
+
+    shard: str
+    attempt: str
+    rows: int
+    data: WrittenFile
+    quarantine: WrittenFile | None = None
+    filtered: int = 0
+    reasons: dict[str, int] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    ran_on: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        """How many rows are in quarantine."""
+        return self.quarantine.rows if self.quarantine else 0
+
+    @model_validator(mode="after")
+    def _balances(self) -> Self:
+        if self.rows != self.data.rows + self.quarantined + self.filtered:
+            raise ValueError(
+                f"shard {self.shard}: {self.rows} rows in, but {self.data.rows} out + {self.quarantined} quarantined "
+                f"+ {self.filtered} filtered"
+            )
+        return self
+
+
+class OutputManifest(Record):
+    """What a finished output holds; the rows in all, and the files that count, in the order of the input."""
+
+    format: int = FORMAT
+    model: str
+    model_sha256: str
+    input: str
+    rows: dict[str, int]  # in, out, quarantined, filtered
+    reasons: dict[str, int]
+    data: tuple[WrittenFile, ...]
+    quarantine: tuple[WrittenFile, ...]
+
+    @classmethod
+    def of(cls, job: JobRecord, commits: Sequence[Commit]) -> Self:
+        """Return the manifest of *job* whose shards have these *commits*, in the order of the plan.
+
+        Raises:
+            OutputError: Rows are missing.
+        """
+        rows = {
+            "in": sum(commit.rows for commit in commits),
+            "out": sum(commit.data.rows for commit in commits),
+            "quarantined": sum(commit.quarantined for commit in commits),
+            "filtered": sum(commit.filtered for commit in commits),
+        }
+        if rows["in"] != job.rows or len(commits) != job.shards:
+            raise OutputError(
+                f"{len(commits)} commits hold {rows['in']} rows; the input has {job.rows} rows in {job.shards} shards"
+            )
+        reasons: Counter[str] = Counter()
+        for commit in commits:
+            reasons.update(commit.reasons)
+        return cls(
+            model=job.model,
+            model_sha256=job.model_sha256,
+            input=job.input,
+            rows=rows,
+            reasons=dict(sorted(reasons.items())),
+            data=tuple(commit.data for commit in commits),
+            quarantine=tuple(commit.quarantine for commit in commits if commit.quarantine),
+        )
+
+
+R = TypeVar("R", bound=Record)
+
+
+def parse_record(kind: type[R], data: bytes, path: Path) -> R:
+    """Return the *kind* of record in *data*.
+
+    Args:
+        kind: Which record it is.
+        data: UTF-8 JSON.
+        path: Where it was read, for the error text.
+
+    Raises:
+        OutputError: It is no such record.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise OutputError(f"{path} is damaged: {describe_validation(error)}") from None

@@ -1,0 +1,141 @@
+"""What a batch job says when it is through: one summary, as JSON and as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cluster.records import Commit, OutputManifest
+from runtime.terminal import table
+
+__all__ = ["Summary", "Tally"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this run of a job did, commit by commit; what earlier runs did is not in it, but for the bad rows.
+
+    Attributes:
+        rows: That were processed.
+        seconds: Busy seconds by stage, over all workers.
+        bad: Quarantined rows of the whole job.
+        committed: Shards that this run committed.
+        lost: Shards that another driver committed meanwhile.
+        resumed: Shards that were committed before.
+        ran_on: (variant, execution provider, ONNX Runtime version) that this run's commits name.
+    """
+
+    rows: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)
+    committed: int = 0
+    lost: int = 0
+    resumed: int = 0
+    ran_on: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def resume(self, commits: Iterable[Commit]) -> None:
+        """Count what earlier runs committed."""
+        for commit in commits:
+            self.resumed += 1
+            self.bad.update(commit.reasons)
+
+    def add(self, commit: Commit, *, ours: bool) -> None:
+        """Count a *commit* that happened while this run was running."""
+        self.bad.update(commit.reasons)
+        if not ours:
+            self.lost += 1
+            return
+        self.committed += 1
+        self.rows += commit.rows
+        self.seconds.update(commit.seconds)
+        ran_on = commit.ran_on
+        self.ran_on.add((ran_on.get("variant", ""), ran_on.get("provider", ""), ran_on.get("onnxruntime", "")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A finished job.
+
+    Attributes:
+        model: ``NAME@VERSION``.
+        output: Where the rows are.
+        rows: In, out, quarantined and filtered, of the whole job.
+        bad_rows: Quarantined rows by reason.
+        shards: In all, committed by this run, by another driver meanwhile, and before.
+        processed_rows: Rows that this run processed.
+        rows_per_second: Of this run, from the start of its first worker to its last commit.
+        seconds: Busy seconds by stage, added up over this run's workers.
+        elapsed_seconds: Wall clock of this run, all included.
+        workers: How many this run had.
+        ran_on: Variant, execution provider and ONNX Runtime version of this run.
+    """
+
+    model: str
+    output: str
+    rows: Mapping[str, int]
+    bad_rows: Mapping[str, int]
+    shards: Mapping[str, int]
+    processed_rows: int
+    rows_per_second: float
+    seconds: Mapping[str, float]
+    elapsed_seconds: float
+    workers: int
+    ran_on: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, manifest: OutputManifest, tally: Tally, *, output: str, workers: int, working: float, elapsed: float
+    ) -> Summary:
+        """Return the summary of a job that ended with *manifest*.
+
+        Args:
+            manifest: Of the output.
+            tally: What this run did.
+            output: Where the rows are.
+            workers: How many there were.
+            working: Seconds that shards were running.
+            elapsed: Seconds in all.
+        """
+        return cls(
+            model=manifest.model,
+            output=output,
+            rows=manifest.rows,
+            bad_rows=manifest.reasons,
+            shards={
+                "total": len(manifest.data),
+                "committed": tally.committed,
+                "by_others": tally.lost,
+                "resumed": tally.resumed,
+            },
+            processed_rows=tally.rows,
+            rows_per_second=round(tally.rows / working, 1) if working > 0 else 0.0,
+            seconds={stage: round(spent, 3) for stage, spent in tally.seconds.items()},
+            elapsed_seconds=round(elapsed, 3),
+            workers=workers,
+            ran_on=tuple(" on ".join(names[:2]) + f" ({names[2]})" for names in sorted(tally.ran_on)),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return it for people."""
+        rows = ", ".join(f"{count} {name}" for name, count in self.rows.items())
+        shards = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.shards.items())
+        facts = [
+            ("model", self.model),
+            ("output", self.output),
+            ("rows", rows),
+            ("shards", shards),
+            ("this run", f"{self.processed_rows} rows in {self.elapsed_seconds:.1f} s"),
+            ("speed", f"{self.rows_per_second:.1f} rows/s with {self.workers} worker(s)"),
+            ("busy seconds", ", ".join(f"{stage} {spent:.1f}" for stage, spent in self.seconds.items()) or "-"),
+            ("ran", "; ".join(self.ran_on) or "nothing: all was there"),
+        ]
+        text = table(("batch job", ""), facts)
+        if self.bad_rows:
+            text += "\n\n" + table(("bad rows", "number"), list(self.bad_rows.items()))
+        return text

@@ -1,0 +1,98 @@
+"""Bring an artifact to the machine that a worker runs on.
+
+Rules:
+    * The files travel once through Ray's object store, not through a path that only the driver has.
+    * On a node they lie in its cache under the manifest's digest; a copy is made once, atomically,
+      and every file is verified before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.artifact import Artifact
+from runtime.errors import VedetteError
+from runtime.home import Home
+from runtime.manifest import MANIFEST_FILE
+
+__all__ = ["Package", "pack", "unpack"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """An artifact as one value.
+
+    Attributes:
+        root: Where it lies on the machine that packed it; of use where that directory is shared.
+        digest: SHA-256 of the manifest file.
+        files: By file name, the manifest too.
+    """
+
+    root: Path
+    digest: str
+    files: Mapping[str, bytes]
+
+
+def pack(artifact: Artifact) -> Package:
+    """Return *artifact* with all the files of it that are there."""
+    names = [MANIFEST_FILE, *(pinned.file for pinned in artifact.manifest.files if artifact.has(pinned))]
+    files = {name: (artifact.root / name).read_bytes() for name in names}
+    return Package(root=artifact.root.absolute(), digest=artifact.digest, files=files)
+
+
+def unpack(package: Package, cache: Path | None = None) -> Artifact:
+    """Return the artifact in *package*, on this machine's disk and verified.
+
+    Args:
+        package: Of `pack`.
+        cache: Where to keep it; this machine's home if ``None``.
+
+    Raises:
+        ArtifactError: A file is not the one that the manifest pins.
+    """
+    here = _open_whole(package.root, package)
+    if here is not None:
+        return here
+    target = (cache or Home.from_environment().cache / "artifacts") / package.digest
+    kept = _open_whole(target, package)
+    if kept is not None:
+        return kept
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
+    try:
+        for name, data in package.files.items():
+            (temporary / name).write_bytes(data)
+        shipped = Artifact.open(temporary, digest=package.digest)
+        _verify_present(shipped)
+        if target.exists():  # damaged, or of fewer variants: out of the way, not in use under this name
+            target.rename(temporary.with_name(f"{temporary.name}-old"))
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another worker of this node was faster
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary.with_name(f"{temporary.name}-old"), ignore_errors=True)
+    return Artifact.open(target, digest=package.digest)
+
+
+def _open_whole(root: Path, package: Package) -> Artifact | None:
+    """Return the artifact in *root* if it holds all that *package* does, undamaged."""
+    try:
+        artifact = Artifact.open(root, digest=package.digest)
+        _verify_present(artifact)
+    except (VedetteError, OSError):
+        return None
+    return artifact if all(os.path.lexists(root / name) for name in package.files) else None
+
+
+def _verify_present(artifact: Artifact) -> None:
+    for pinned in artifact.manifest.files:
+        if artifact.has(pinned):
+            pinned.verify(artifact.root)

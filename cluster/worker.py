@@ -1,0 +1,252 @@
+"""One worker: run one artifact over shards, on one proven execution provider.
+
+Rules:
+    * A plain class. Ray makes it an actor, `--local` calls it in threads, a test just calls it.
+    * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
+      shard and the beginning of the next, when two threads run one each.
+    * At most `Threads.infer` batches are in the session at a time.
+    * Memory is bounded by batches in buffers: (decode threads + 6) batches a running shard.
+    * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cluster.commit import Attempt, BadRow, OutputDirectory
+from cluster.errors import CommitLostError, StoppedError
+from cluster.pipeline import StageClock, map_ahead, prefetch
+from cluster.plan import Shard
+from cluster.records import Commit
+from cluster.schema import SOURCE_FIELDS, file_metadata, output_schema, task_columns
+from cluster.sources import READERS, Block, Columns, Image
+from runtime.artifact import Artifact
+from runtime.errors import ImageError
+from runtime.images import load
+from runtime.predictor import Predictor
+from runtime.session import SessionOptions
+from runtime.tasks import Prediction
+
+__all__ = ["STAGES", "ShardWorker", "Threads", "WorkerSpec"]
+
+STAGES = ("read", "decode", "infer", "write")
+BUFFERED = 2  # batches between two stages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """How a worker uses its cores.
+
+    Attributes:
+        session: Threads within one inference.
+        decode: Threads that decode and resize.
+        infer: Inferences at a time.
+    """
+
+    session: int = 1
+    decode: int = 1
+    infer: int = 1
+
+    def times(self, workers: int) -> Threads:
+        """Return what one worker has that stands for several: one session, used by several threads."""
+        return Threads(session=self.session, decode=self.decode * workers, infer=self.infer * workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """All that a worker must know besides the artifact; it travels to other machines.
+
+    Attributes:
+        output: The output directory.
+        columns: What is read.
+        kept: The fields of the kept columns.
+        batch_size: Images an inference.
+        provider: Execution provider, or ``auto``.
+    """
+
+    output: Path
+    columns: Columns
+    kept: tuple[pa.Field, ...]
+    batch_size: int
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A block whose good rows are ready for the model."""
+
+    inputs: npt.NDArray[np.generic] | None  # (n, ...); None if no row is good
+    sizes: list[tuple[int, int]]  # (height, width) of the n upright originals
+    rows: pa.Table  # kept columns and source of the n rows
+    bad: list[BadRow]
+    filtered: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Inferred:
+    prepared: _Prepared
+    predictions: list[Prediction]
+
+
+class ShardWorker:
+    """Run one artifact over shards, on one proven execution provider; `run` may be called by several threads."""
+
+    def __init__(self, artifact: Artifact, spec: WorkerSpec, threads: Threads) -> None:
+        """Prove the provider and build the session.
+
+        Raises:
+            ProviderError: Nothing passed the proof here.
+            ModelError: The model does not fit its manifest.
+        """
+        options = SessionOptions(intra_op_threads=threads.session)
+        self._predictor = Predictor(artifact, provider=spec.provider, options=options)
+        self._spec = spec
+        self._threads = threads
+        self._output = OutputDirectory(spec.output)
+        self._readers = {name: make(spec.columns) for name, make in READERS.items()}
+        self._task = task_columns(artifact.manifest.task)
+        self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
+        self._infer_slots = threading.BoundedSemaphore(threads.infer)
+        self._progress: dict[str, int] = {}
+        self._stopped = threading.Event()
+        self._schema = output_schema(artifact.manifest.task, spec.kept).with_metadata(
+            file_metadata(
+                artifact.manifest,
+                artifact.digest,
+                variant=self._predictor.variant.id,
+                provider=self._predictor.provider,
+                ort=self._predictor.proof.ort,
+            )
+        )
+
+    @property
+    def ran_on(self) -> dict[str, str]:
+        """What this worker runs: variant, execution provider, ONNX Runtime version, host and process."""
+        return {
+            "variant": self._predictor.variant.id,
+            "provider": self._predictor.provider,
+            "onnxruntime": self._predictor.proof.ort,
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+        }
+
+    def progress(self) -> dict[str, int]:
+        """Return, by id of the shards that are running, how many rows are through."""
+        return dict(self._progress)
+
+    def stop(self) -> None:
+        """Make running shards fail after their next batch."""
+        self._stopped.set()
+
+    def run(self, shard: Shard) -> Commit:
+        """Read, decode, infer and write *shard*, then commit it.
+
+        Raises:
+            CommitLostError: Another attempt committed this shard first; nothing of ours counts.
+            InputChangedError: The file is not the one that was planned.
+            InputError: The file is damaged.
+            ModelError: Inference failed.
+            OSError: The output cannot be written.
+            StoppedError: `stop` was called.
+        """
+        if self._output.commit_of(shard.id) is not None:
+            raise CommitLostError(f"shard {shard} is committed already")
+        self._progress[shard.id] = 0
+        try:
+            return self._run(shard)
+        finally:
+            del self._progress[shard.id]
+
+    def _run(self, shard: Shard) -> Commit:
+        clock = StageClock(*STAGES)
+        filtered = 0
+        with self._output.attempt(shard, self._schema) as attempt, closing(self._pipeline(shard, clock)) as inferred:
+            for item in inferred:
+                if self._stopped.is_set():
+                    raise StoppedError(f"shard {shard} was given up")
+                with clock.measure("write"), _naming(self._spec.output):
+                    self._write(attempt, item)
+                filtered += item.prepared.filtered
+                self._progress[shard.id] += len(item.predictions) + len(item.prepared.bad) + item.prepared.filtered
+            with clock.measure("write"), _naming(self._spec.output):
+                attempt.publish()
+            return attempt.commit(filtered=filtered, seconds=clock.seconds, ran_on=self.ran_on)
+
+    def _pipeline(self, shard: Shard, clock: StageClock) -> Generator[_Inferred, None, None]:
+        """Yield the shard's rows, inferred; each stage works ahead of the next."""
+        reader = self._readers[shard.reader]
+        blocks = prefetch(clock.timed("read", reader.blocks(shard, self._spec.batch_size)), BUFFERED, "read")
+
+        def prepare(block: Block) -> _Prepared:
+            with clock.measure("decode"):
+                return self._prepare(block)
+
+        prepared = prefetch(map_ahead(prepare, blocks, self._executor, self._threads.decode), BUFFERED, "decode")
+        return prefetch(self._infer_all(prepared, clock), BUFFERED, "infer")
+
+    def _prepare(self, block: Block) -> _Prepared:
+        """Decode the images of *block* and bring them to the model's input; bad ones are told apart."""
+        good: list[int] = []
+        inputs, sizes, bad = [], [], []
+        for index, image in enumerate(block.images):
+            try:
+                pixels = _load(image)
+                inputs.append(self._predictor.prepare(pixels))
+            except ImageError as error:
+                bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
+                continue
+            good.append(index)
+            sizes.append((pixels.shape[0], pixels.shape[1]))
+        kept = block.kept.take(good) if bad else block.kept
+        sources = (
+            pa.array([block.source_files[i] for i in good], pa.string()),
+            pa.array([block.source_rows[i] for i in good], pa.int64()),
+        )
+        for source_field, values in zip(SOURCE_FIELDS, sources, strict=True):
+            kept = kept.append_column(source_field, values)
+        return _Prepared(np.stack(inputs) if inputs else None, sizes, kept, bad, block.filtered)
+
+    def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
+        with closing(items):
+            for item in items:
+                yield _Inferred(item, self._infer(item, clock))
+
+    def _infer(self, item: _Prepared, clock: StageClock) -> list[Prediction]:
+        if item.inputs is None:
+            return []
+        with self._infer_slots, clock.measure("infer"):
+            return self._predictor.decode(self._predictor.infer(item.inputs), item.sizes)
+
+    def _write(self, attempt: Attempt, item: _Inferred) -> None:
+        attempt.quarantine(item.prepared.bad)
+        if item.predictions:
+            arrays: Sequence[pa.Array] = self._task.arrays(item.predictions)
+            columns = [*item.prepared.rows.columns, *arrays]
+            attempt.write(pa.table(columns, schema=self._schema))
+
+
+def _load(image: Image) -> npt.NDArray[np.uint8]:
+    if image is None:
+        raise ImageError("missing", "the image is null")
+    return load(image)
+
+
+@contextmanager
+def _naming(directory: Path) -> Iterator[None]:
+    """Let an error of the operating system say that it happened in *directory*, if it does not say where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(directory)
+        raise
