@@ -16,9 +16,11 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import aiomqtt
 import structlog
+from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.bus import Incoming
 from edge_agent.config import Settings
@@ -90,7 +92,7 @@ class Connection:
         bundle: Who we are, and where the broker is.
         settings: How long to wait between attempts.
         received: Called with what comes on the device's own topics.
-        up: Called after each connect.
+        changed: Called after each connect and each loss.
     """
 
     def __init__(
@@ -99,12 +101,12 @@ class Connection:
         settings: Settings,
         *,
         received: Callable[[Channel, bytes], None],
-        up: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         self._bundle = bundle
         self._settings = settings
         self._received = received
-        self._up = up
+        self._changed = changed
         self._topics = FleetTopics(bundle.fleet)
         self._own = {self._topics.device(bundle.device, channel): channel for channel in TO_DEVICE}
         self._status = self._topics.device(bundle.device, Channel.STATUS)
@@ -127,7 +129,7 @@ class Connection:
                 async with client:
                     attempt = 0
                     await self._serve(client)
-            except aiomqtt.MqttError as error:
+            except (aiomqtt.MqttError, AgentError) as error:
                 delay = self._delay(attempt)
                 _log.warning("broker not reached", broker=self._bundle.broker, reason=str(error), next_attempt_s=delay)
             else:
@@ -167,8 +169,9 @@ class Connection:
         finally:
             for topic in topics:
                 self._inboxes.pop(topic, None)
-            with suppress(aiomqtt.MqttError):
-                await client.unsubscribe(list(topics))
+            if self._client is client:
+                with suppress(aiomqtt.MqttError):
+                    await client.unsubscribe(list(topics), timeout=_FAREWELL)
 
     async def _serve(self, client: aiomqtt.Client) -> None:
         """Announce the device and hand out what comes, until the connection is lost."""
@@ -178,9 +181,9 @@ class Connection:
             self._client = client
             self._connected.set()
             _log.info("connected", broker=self._bundle.broker, device=self._bundle.device)
-            self._up()
+            self._changed()
             async for message in client.messages:
-                self._dispatch(str(message.topic), bytes(message.payload))  # type: ignore[arg-type]  # bytes on receipt
+                self._dispatch(str(message.topic), bytes(message.payload))
         except asyncio.CancelledError:
             await self._farewell(client)
             raise
@@ -189,6 +192,7 @@ class Connection:
             self._connected.clear()
             for inbox in set(self._inboxes.values()):
                 inbox.put(None)
+            self._changed()
 
     async def _farewell(self, client: aiomqtt.Client) -> None:
         client.timeout = _FAREWELL
@@ -204,7 +208,7 @@ class Connection:
     async def _subscribe(self, client: aiomqtt.Client, topics: Sequence[str], *, qos: int) -> None:
         answers = await client.subscribe([(topic, qos) for topic in topics])
         for topic, answer in zip(topics, answers, strict=True):
-            code = answer if isinstance(answer, int) else answer.value
+            code = answer if isinstance(answer, int) else cast("ReasonCode", answer).value
             if code >= _REFUSED:
                 raise AgentError(f"the broker refuses {self._bundle.username!r} the subscription to {topic}")
 

@@ -105,9 +105,14 @@ class Spool:
 
     def take_dropped(self) -> int:
         """Return how many messages were dropped since the last call."""
-        with self._database as database:
-            (count,) = database.execute("SELECT coalesce(sum(count), 0) FROM dropped").fetchone()
-            database.execute("DELETE FROM dropped")
+        count = 0
+        try:
+            with self._database as database:
+                (count,) = database.execute("SELECT coalesce(sum(count), 0) FROM dropped").fetchone()
+                database.execute("DELETE FROM dropped")
+        except sqlite3.OperationalError as error:
+            _log.warning("count of dropped messages kept for later", reason=str(error))
+            return 0
         lost, self._lost = self._lost, 0
         return int(count) + lost
 
