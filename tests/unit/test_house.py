@@ -1,0 +1,132 @@
+"""The rules of the house: light modules stay light, names are what they say, commands explain themselves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("runtime", "controller", "cluster", "edge_agent")
+LIGHT = ("runtime", "edge_agent")
+HEAVY = {"torch", "ray", "fastapi", "sqlalchemy"}
+LONGEST_MODULE = 400  # lines, about (DESIGN.md, layout)
+
+# Imports every module of the packages named, and says what each one promises and what was loaded on the way.
+SURVEY = """
+import importlib, json, pkgutil, sys
+modules = {}
+for package in sys.argv[1:]:
+    found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    for name in [package, *(info.name for info in found)]:
+        if not name.endswith(".__main__") and ".migrations." not in name:  # those run when they are imported
+            module = importlib.import_module(name)
+            names = getattr(module, "__all__", None)
+            modules[name] = {
+                "documented": bool((module.__doc__ or "").strip()),
+                "absent": [one for one in names or () if not hasattr(module, one)],
+                "twice": sorted({one for one in names or () if list(names).count(one) > 1}),
+                "undeclared": names is None and sorted(
+                    key for key, value in vars(module).items()
+                    if not key.startswith("_") and getattr(value, "__module__", None) == name
+                ),
+            }
+print(json.dumps({"modules": modules, "loaded": sorted({name.partition(".")[0] for name in sys.modules})}))
+"""
+
+# Commands whose result is not a value to print: why they have no --json.
+WITHOUT_JSON = {
+    "vedette controller serve": "runs until it is stopped",
+    "vedette-agent run": "runs until it is stopped",
+}
+
+
+def survey(packages: tuple[str, ...]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", SURVEY, *packages], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, dict[str, Any]]:
+    return survey(PACKAGES)["modules"]
+
+
+def walk(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below *group*, groups too, with the words that call it."""
+    context = click.Context(group, info_name=path)
+    for verb in group.list_commands(context):
+        command = group.get_command(context, verb)
+        assert command is not None, f"{path} lists {verb} and does not have it"
+        yield f"{path} {verb}", command
+        if isinstance(command, click.Group):
+            yield from walk(command, f"{path} {verb}")
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, click.Command]:
+    vedette = importlib.import_module("runtime.cli").vedette
+    agent = importlib.import_module("edge_agent.cli").agent
+    return {**dict(walk(vedette, "vedette")), **dict(walk(agent, "vedette-agent"))}
+
+
+@pytest.mark.parametrize("package", LIGHT)
+def test_light_packages_load_nothing_heavy(package: str) -> None:
+    found = survey((package,))
+    assert len(found["modules"]) > 10
+    assert not HEAVY & set(found["loaded"])
+
+
+def test_the_siblings_are_all_there(modules: dict[str, dict[str, Any]]) -> None:
+    assert {name.partition(".")[0] for name in modules} == set(PACKAGES)
+
+
+def test_every_module_says_what_it_is(modules: dict[str, dict[str, Any]]) -> None:
+    assert [name for name, facts in modules.items() if not facts["documented"]] == []
+
+
+def test_public_names_exist_once(modules: dict[str, dict[str, Any]]) -> None:
+    assert {name: facts["absent"] for name, facts in modules.items() if facts["absent"]} == {}
+    assert {name: facts["twice"] for name, facts in modules.items() if facts["twice"]} == {}
+
+
+def test_what_a_module_defines_for_others_is_declared(modules: dict[str, dict[str, Any]]) -> None:
+    assert {name: facts["undeclared"] for name, facts in modules.items() if facts["undeclared"]} == {}
+
+
+def test_modules_stay_small() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert {path: length for path, length in lengths.items() if length > LONGEST_MODULE} == {}
+
+
+def test_every_command_and_option_explains_itself(commands: dict[str, click.Command]) -> None:
+    silent = [name for name, command in commands.items() if not command.get_short_help_str()]
+    silent += [
+        f"{name} {option.opts[0]}"
+        for name, command in commands.items()
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    ]
+    assert silent == []
+
+
+def test_every_command_with_a_result_prints_it_as_json(commands: dict[str, click.Command]) -> None:
+    plain = {
+        name
+        for name, command in commands.items()
+        if not isinstance(command, click.Group) and not any("--json" in option.opts for option in command.params)
+    }
+    assert plain == set(WITHOUT_JSON)
