@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -209,7 +209,7 @@ def with_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def at_most_published_versions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return *model* with opset and IR brought down to what is published, if they are above; else as they are.
+    """Return *model* with opset and IR brought down to what is published, if they are above, and no unused domains.
 
     Raises:
         ExportError: ONNX's converter knows no way there.
@@ -217,7 +217,22 @@ def at_most_published_versions(model: onnx.ModelProto) -> onnx.ModelProto:
     lowered = onnx.ModelProto()
     lowered.CopyFrom(with_opset(model, MAX_OPSET) if opset_of(model) > MAX_OPSET else model)
     lowered.ir_version = min(model.ir_version, MAX_IR)
+    used = _domains(lowered.graph.node) | {domain for f in lowered.functions for domain in _domains(f.node)}
+    kept = [o for o in lowered.opset_import if o.domain in {*AI_ONNX, *used}]  # ORT's optimizer lists all it knows
+    lowered.ClearField("opset_import")
+    lowered.opset_import.extend(kept)
     return lowered
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Return the operator domains of *nodes* and of the graphs inside them."""
+    found = set()
+    for node in nodes:
+        found.add(node.domain)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                found |= _domains(graph.node)
+    return found
 
 
 def output_operator(model: onnx.ModelProto, through: Sequence[str]) -> str:

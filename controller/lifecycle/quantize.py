@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from controller.errors import ExportError
 from controller.lifecycle.graph import EMBEDDED_PREFIX, at_most_published_versions, load_graph, opset_of, with_opset
@@ -52,6 +52,15 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+def _fold(model: onnx.ModelProto, target: Path) -> None:
+    """Write *model* to *target* with constants folded and batch normalization fused into the convolutions."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3  # errors; they arrive as exceptions anyway
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 def quantize_int8(source: Path, target: Path, batches: Iterator[npt.NDArray[Any]]) -> None:
     """Write an INT8 variant of *source* to *target*.
 
@@ -70,7 +79,7 @@ def quantize_int8(source: Path, target: Path, batches: Iterator[npt.NDArray[Any]
     with TemporaryDirectory(prefix="vedette-quantize-") as scratch, _quiet():
         prepared = Path(scratch) / "prepared.onnx"
         try:
-            quant_pre_process(model, str(prepared), skip_symbolic_shape=True)
+            _fold(model, prepared)
             graph = load_graph(prepared).graph
             quantize_static(
                 str(prepared),

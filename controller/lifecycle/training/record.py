@@ -61,6 +61,8 @@ class TrainingConfig:
     label_smoothing: float = 0.1
     seed: int = 0
     validation: str | None = None  # URI of the held-out data; None: see `controller.lifecycle.heldout`
+    image_column: str | None = None  # of Parquet; None: found out
+    label_column: str | None = None  # likewise
     augment: str = "auto"  # as `controller.lifecycle.training.augment.choose` takes it
 
     def __post_init__(self) -> None:

@@ -48,20 +48,12 @@ def _deterministic(seed: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def train(
-    config: TrainingConfig,
-    *,
-    resume: bool = False,
-    image_column: str | None = None,
-    label_column: str | None = None,
-) -> RunRecord:
+def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
     """Train as *config* says.
 
     Args:
         config: What to train, on what, and where to leave it.
         resume: Go on from the last checkpoint in ``config.out``, if there is one.
-        image_column: Of Parquet; found out if ``None``.
-        label_column: Of Parquet; found out if ``None``.
 
     Returns:
         The record of the finished run.
@@ -78,7 +70,7 @@ def train(
         )
     config.out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(config.out / LOCK_FILE, f"training run {config.out}"), _deterministic(config.seed):
-        trainer = _build_trainer(config, _read_data(config, image_column, label_column))
+        trainer = _build_trainer(config, _read_data(config))
         checkpoint = config.out / LAST_FILE
         if resume and checkpoint.exists():
             trainer.resume(Checkpoint.load(checkpoint))
@@ -89,9 +81,13 @@ def train(
         return trainer.record
 
 
-def _read_data(config: TrainingConfig, image_column: str | None, label_column: str | None) -> TrainingData:
+def _read_data(config: TrainingConfig) -> TrainingData:
     learn, judge = open_with_held_out(
-        config.data, config.validation, seed=config.seed, image_column=image_column, label_column=label_column
+        config.data,
+        config.validation,
+        seed=config.seed,
+        image_column=config.image_column,
+        label_column=config.label_column,
     )
     size = config.image_size or samples.choose_image_size(learn)
     train_part = samples.prepare(learn, size, config.out, "training data")

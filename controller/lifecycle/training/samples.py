@@ -4,7 +4,6 @@ Rules:
     * Pictures go through the same resize and crop as in the predictor, once.
     * They lie in a file without a name on the disk of the run: any number fits, the page cache keeps
       what is used, and nothing is left behind however the process ends.
-    * An image that cannot be used is counted by its reason and left out; a row without a label is an error.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from controller.lifecycle.labelled import describe_skipped, usable_rows
 from controller.lifecycle.training.record import DataRecord
-from runtime.datasets import Dataset, Row
-from runtime.errors import DatasetError, ImageError
-from runtime.images import load
+from runtime.datasets import Dataset
+from runtime.errors import DatasetError
 from runtime.manifest import Preprocess, Resize
 from runtime.preprocess import resize_and_crop
 from runtime.terminal import progress
@@ -71,38 +69,6 @@ class Samples:
         return bool((some == some[..., :1]).all())
 
 
-def usable_rows(dataset: Dataset, skipped: Counter[str] | None = None) -> Iterator[tuple[Pixels, int]]:
-    """Yield (picture, label) of each usable row; what cannot be used is counted into *skipped* by reason.
-
-    Raises:
-        DatasetError: A row has no label.
-    """
-    for row in dataset.rows():
-        label = _label(row, dataset)
-        try:
-            if row.image is None:
-                raise ImageError("missing", "the row has no image")  # noqa: TRY301 - one place counts all reasons
-            yield load(row.image), label
-        except ImageError as error:
-            if skipped is not None:
-                skipped[error.reason] += 1
-
-
-def _label(row: Row, dataset: Dataset) -> int:
-    names = dataset.label_names
-    if row.label is None:
-        raise DatasetError(
-            f"dataset {dataset.uri} has no label in row {row.source_row} of {row.source_file}; "
-            "training and evaluation need an integer column 'label', or the one that --label-column names"
-        )
-    if row.label < 0 or (names is not None and row.label >= len(names)):
-        most = f"0 to {len(names) - 1}" if names is not None else "0 or above"
-        raise DatasetError(
-            f"dataset {dataset.uri}: label {row.label} in row {row.source_row} of {row.source_file}; expected {most}"
-        )
-    return row.label
-
-
 def choose_image_size(dataset: Dataset) -> int:
     """Return the height and width, in pixels, that suit *dataset*: its own if all are alike and small."""
     sizes = {image.shape[:2] for image, _ in islice(usable_rows(dataset), PEEK_ROWS)}
@@ -144,11 +110,6 @@ def prepare(dataset: Dataset, size: int, directory: Path, what: str) -> Samples:
         raise DatasetError(f"dataset {dataset.uri} has no usable image: {describe_skipped(skipped)}")
     record = DataRecord(uri=dataset.uri, fingerprint=dataset.fingerprint, rows=used, skipped=dict(skipped))
     return Samples(images[:used], labels[:used], record)
-
-
-def describe_skipped(skipped: Mapping[str, int]) -> str:
-    """Return what was left out, as text: ``3 truncated, 1 empty``."""
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "no rows"
 
 
 def labels_of(dataset: Dataset, *parts: Samples) -> tuple[str, ...]:

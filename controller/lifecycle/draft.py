@@ -1,0 +1,169 @@
+"""From built variants to a manifest that is ready to be published: golden file, figures, and who earns a place.
+
+Rules:
+    * The draft is an artifact like any other, and is measured as such.
+    * A rejected variant leaves its figures in the manifest, and its file nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from controller.lifecycle.calibrate import spread_images
+from controller.lifecycle.card import Activation
+from controller.lifecycle.evaluate import evaluate, measure_latency, why_rejected
+from controller.lifecycle.footprint import peak_memory_mb
+from controller.lifecycle.golden import fp32_tolerance, golden_input, int8_tolerance, synthetic_pictures, write_golden
+from controller.lifecycle.variants import FP32, Built, variant_of
+from runtime.artifact import Artifact
+from runtime.datasets import Dataset
+from runtime.manifest import (
+    MANIFEST_FILE,
+    Golden,
+    Manifest,
+    Postprocess,
+    Provenance,
+    RejectedVariant,
+    Requires,
+    Variant,
+)
+from runtime.session import Session
+
+__all__ = ["Draft"]
+
+TOP_K = 5
+GOLDEN_PICTURES = 8  # looked at most; a graph of a larger fixed batch repeats them
+
+Outputs = Mapping[str, npt.NDArray[Any]]
+
+
+def _run(path: Path, batch: npt.NDArray[Any]) -> Outputs:
+    session = Session(path)
+    return {tensor.name: output for tensor, output in zip(session.outputs, session.run(batch), strict=True)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """The variants of one model, as files in one directory.
+
+    Attributes:
+        directory: Holds the files.
+        fp32: The variant that all others are judged by.
+        paths: ONNX file by precision, fp32 first.
+        batch: The golden input.
+        outputs: What each variant gives for it here on the CPU EP, by precision.
+    """
+
+    directory: Path
+    fp32: Built
+    paths: Mapping[str, Path]
+    batch: npt.NDArray[Any]
+    outputs: Mapping[str, Outputs]
+
+    @classmethod
+    def of(cls, directory: Path, fp32: Built, others: Mapping[str, Path], pictures: Dataset | None) -> Draft:
+        """Run all variants on a golden input made from *pictures*, or from synthetic ones if there are none."""
+        paths = {FP32: fp32.path, **others}
+        chosen = synthetic_pictures(GOLDEN_PICTURES) if pictures is None else spread_images(pictures, GOLDEN_PICTURES)
+        batch = golden_input(fp32.session.inputs[0], fp32.preprocessor, chosen)
+        outputs = {precision: _run(path, batch) for precision, path in paths.items()}
+        return cls(directory=directory, fp32=fp32, paths=paths, batch=batch, outputs=outputs)
+
+    def manifest(self, name: str, labels: tuple[str, ...], activation: Activation, provenance: Provenance) -> Manifest:
+        """Write the golden file and return the manifest of all variants, latency measured, accuracy not yet."""
+        fixed = isinstance(self.fp32.session.inputs[0].shape[0], int)
+        latency = measure_latency(self.paths, self.batch if fixed else self.batch[:1])
+        return Manifest(
+            name=name,
+            version=1,  # the publisher gives the real one
+            task="classification",
+            labels=labels,
+            preprocess=self.fp32.preprocess,
+            postprocess=Postprocess(kind="classification", activation=activation, top_k=min(TOP_K, len(labels))),
+            variants=tuple(self._variant(precision, latency[precision]) for precision in self.paths),
+            golden=self._golden(self.paths),
+            provenance=provenance,
+        )
+
+    def _variant(self, precision: str, latency: float) -> Variant:
+        metrics = {"latency_ms": round(latency, 4)}
+        if precision == FP32:
+            metrics["parity_max_abs"] = self.fp32.parity
+            tolerance = fp32_tolerance(self.outputs[FP32])
+        else:
+            tolerance = int8_tolerance(self.outputs[precision], self.outputs[FP32])
+        return variant_of(self.paths[precision], precision, tolerance, metrics)
+
+    def _golden(self, precisions: Iterable[str]) -> Golden:
+        path = write_golden(
+            self.directory, self.batch, {precision: self.outputs[precision] for precision in precisions}
+        )
+        return Golden(**Golden.measure(path))
+
+    def judged(self, manifest: Manifest, evaluation: Dataset | None, max_drop: float) -> Manifest:
+        """Return *manifest* with measured accuracy and memory, without the variants that do not earn their place.
+
+        Args:
+            manifest: Of `manifest`.
+            evaluation: Labelled data to measure accuracy on; ``None``: it is not measured, nothing is rejected.
+            max_drop: Percentage points of top-1 that a variant may lose against fp32.
+        """
+        artifact = self._artifact(manifest)
+        rejected: list[RejectedVariant] = []
+        if evaluation is not None:
+            measured = _with_accuracy(artifact, evaluation)
+            kept, rejected = _sort_out(measured, max_drop)
+            for one in rejected:
+                self.paths[one.precision].unlink()
+            golden = self._golden([variant.precision for variant in kept])
+            manifest = manifest.model_copy(
+                update={"variants": tuple(kept), "rejected": tuple(rejected), "golden": golden}
+            )
+            artifact = self._artifact(manifest)
+        memory = max(peak_memory_mb(artifact.root, variant.id) for variant in manifest.variants)
+        disk = max(variant.size for variant in manifest.variants) + manifest.golden.size
+        requires = Requires(memory_mb=memory, disk_mb=math.ceil(disk / 1e6))
+        return manifest.model_copy(update={"requires": requires})
+
+    def _artifact(self, manifest: Manifest) -> Artifact:
+        (self.directory / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+        return Artifact.open(self.directory)
+
+
+def _with_accuracy(artifact: Artifact, evaluation: Dataset) -> list[Variant]:
+    """Return the variants of *artifact* with their accuracy, and what they gain and lose against fp32."""
+    results = {variant.id: evaluate(artifact, variant.id, evaluation) for variant in artifact.manifest.variants}
+    reference = artifact.manifest.variant(FP32)
+    measured = []
+    for variant in artifact.manifest.variants:
+        result = results[variant.id]
+        metrics = {
+            **variant.metrics,
+            "top1": round(result.top1, 6),
+            "agreement_fp32": round(result.agreement(results[FP32]), 6),
+            "speedup_fp32": round(reference.metrics["latency_ms"] / variant.metrics["latency_ms"], 3),
+            "top1_images": float(len(result.answers)),
+        }
+        measured.append(variant.model_copy(update={"metrics": metrics}))
+    return measured
+
+
+def _sort_out(variants: Sequence[Variant], max_drop: float) -> tuple[list[Variant], list[RejectedVariant]]:
+    """Return the variants that earn their place, and the others."""
+    reference = next(variant for variant in variants if variant.id == FP32)
+    kept, rejected = [], []
+    for variant in variants:
+        reason = None if variant is reference else why_rejected(variant.metrics, reference.metrics, max_drop)
+        if reason is None:
+            kept.append(variant)
+        else:
+            rejected.append(
+                RejectedVariant(id=variant.id, precision=variant.precision, reason=reason, metrics=variant.metrics)
+            )
+    return kept, rejected

@@ -1,0 +1,88 @@
+"""The golden file: a few inputs, and what each variant gave for them here on the CPU EP.
+
+Rules:
+    * A device proves by it that it runs a variant right (`runtime.proving`); `write_golden` and that
+      module agree on the arrays' names.
+    * The inputs are real pictures where there are some, otherwise synthetic ones from a fixed seed.
+    * A variant's tolerance is what an honest execution provider may differ by:
+      fp32 - `FP32_SHARE` of the largest output: other kernels sum in another order, some at TF32
+      precision (10 bits of mantissa, 1e-3).
+      int8 - `INT8_FACTOR` times what quantization itself changed, and at least `INT8_SHARE` of the
+      largest output: a CPU without VNNI rounds and saturates elsewhere, so a neighbouring grid point
+      is honest, an answer much further from fp32 than here is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.manifest import Tensor
+from runtime.preprocess import Preprocessor
+from runtime.proving import output_key
+
+__all__ = ["GOLDEN_FILE", "fp32_tolerance", "golden_input", "int8_tolerance", "synthetic_pictures", "write_golden"]
+
+GOLDEN_FILE = "golden.npz"
+PICTURES = 3
+SYNTHETIC_SIZE = 256  # pixels, height and width
+FP32_SHARE = 1e-3
+INT8_FACTOR = 2.0
+INT8_SHARE = 0.02
+
+Array = npt.NDArray[Any]
+Pixels = npt.NDArray[np.uint8]
+Outputs = Mapping[str, Array]  # by output name
+
+
+def synthetic_pictures(count: int) -> Iterable[Pixels]:
+    """Yield *count* pictures, uint8 (256, 256, 3), always the same: smooth waves of colour with a bit of noise."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:SYNTHETIC_SIZE, 0:SYNTHETIC_SIZE] / SYNTHETIC_SIZE
+    for _ in range(count):
+        frequency = generator.uniform(1, 8, (2, 3))
+        phase = generator.uniform(0, 2 * np.pi, 3)
+        waves = np.sin(2 * np.pi * (rows[..., None] * frequency[0] + columns[..., None] * frequency[1]) + phase)
+        noise = generator.integers(-8, 9, waves.shape)
+        yield np.clip(127.5 + 110 * waves + noise, 0, 255).astype(np.uint8)
+
+
+def golden_input(tensor: Tensor, preprocessor: Preprocessor, pictures: Iterable[Pixels]) -> Array:
+    """Return a batch of what the graph's input *tensor* takes: three images, or its fixed batch.
+
+    Args:
+        tensor: The input.
+        preprocessor: Brings a picture to it.
+        pictures: The first of these are used; if there are too few, they are used again.
+    """
+    fixed = tensor.shape[0]
+    count = fixed if isinstance(fixed, int) else PICTURES
+    ready = [preprocessor(picture) for picture, _ in zip(pictures, range(count), strict=False)]
+    return np.stack([ready[number % len(ready)] for number in range(count)])
+
+
+def fp32_tolerance(outputs: Outputs) -> float:
+    """Return the tolerance of an fp32 variant that gave *outputs*."""
+    return FP32_SHARE * max(1.0, _largest(outputs))
+
+
+def int8_tolerance(outputs: Outputs, fp32_outputs: Outputs) -> float:
+    """Return the tolerance of an INT8 variant that gave *outputs* where fp32 gave *fp32_outputs*."""
+    changed = max(float(np.abs(outputs[name] - fp32_outputs[name]).max()) for name in outputs)
+    return max(INT8_FACTOR * changed, INT8_SHARE * _largest(outputs), FP32_SHARE)
+
+
+def _largest(outputs: Outputs) -> float:
+    return max(float(np.abs(output).max()) for output in outputs.values())
+
+
+def write_golden(directory: Path, batch: Array, outputs: Mapping[str, Outputs]) -> Path:
+    """Write the golden file into *directory*: *batch*, and *outputs* by variant id."""
+    arrays = {output_key(variant, name): a for variant, named in outputs.items() for name, a in named.items()}
+    path = directory / GOLDEN_FILE
+    np.savez_compressed(path, allow_pickle=False, **{"input": batch, **arrays})
+    return path

@@ -1,0 +1,58 @@
+"""Imports what `vedette train` left: the best weights of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from controller.lifecycle.export import export
+from controller.lifecycle.heldout import open_with_held_out
+from controller.lifecycle.importers.base import ImportedModel
+from controller.lifecycle.training.record import RunRecord
+from controller.lifecycle.training.run import load_run
+from runtime.datasets import Dataset
+
+__all__ = ["load"]
+
+
+def load(path: Path) -> ImportedModel:
+    """Load and export the run in directory *path*.
+
+    Raises:
+        TrainingError: There is no finished run, or its files are damaged.
+        ExportError: torch cannot export the model.
+    """
+    trained = load_run(path)
+    model, record = trained.model, trained.record
+
+    def reference(batch: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        with torch.no_grad():
+            return [np.asarray(model(torch.from_numpy(batch)).numpy())]
+
+    return ImportedModel(
+        graph=export(model, record.image_size),
+        reference=reference,
+        framework=record.framework,
+        source_sha256=record.best_sha256 or "",
+        labels=record.labels,
+        preprocess=record.preprocess.model_copy(update={"embedded": False}),
+        dataset=f"{record.train.uri} (fingerprint {record.train.fingerprint[:16]}, {record.train.rows} images)",
+        git=record.git,
+        data=lambda: _data(record),
+    )
+
+
+def _data(record: RunRecord) -> tuple[Dataset, Dataset]:
+    """Open what the run learned from and was judged by."""
+    config = record.config
+    return open_with_held_out(
+        config["data"],
+        config["validation"],
+        seed=config["seed"],
+        image_column=config["image_column"],
+        label_column=config["label_column"],
+    )
