@@ -37,7 +37,7 @@ def photographs(test_data, tmp_path: Path) -> dict[str, int]:
     """Write the 300 photographs to Parquet; return torchvision's label of those that EXIF does not rotate."""
     folder = test_data("images/imagenet300")
     reference = test_data("reference/mobilenet_v2_torchvision_top5.csv")
-    answers = {row["file"]: int(row["idx1"]) for row in csv.DictReader(reference.open())}
+    answers = {row["file"]: int(row["idx1"]) for row in csv.DictReader(reference.read_text().splitlines())}
     table = pa.table({"image": [(folder / name).read_bytes() for name in answers], "file": list(answers)})
     pq.write_table(table, tmp_path / "photographs.parquet", row_group_size=50)
     upright = {name for name in answers if orientation(folder / name) in {0, 1}}
