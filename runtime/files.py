@@ -2,8 +2,10 @@
 
 Rules:
     * A reader sees the old content or the new, never a part.
-    * A function returns only after the content *and* the directory entry were synced to the disk.
+    * A function returns only after the content *and* every directory entry on the way to it that it
+      made were synced to the disk.
     * `create_bytes` is put-if-absent: of all who race for one name exactly one wins.
+    * What a crash leaves behind is a file named ``.tmp-...``, which nobody takes for data.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +21,16 @@ from pathlib import Path
 
 from runtime.errors import HomeError
 
-__all__ = ["create_bytes", "exclusive_lock", "fsync_directory", "hash_file", "replace_bytes", "replace_symlink"]
+__all__ = [
+    "create_bytes",
+    "exclusive_lock",
+    "fsync_directory",
+    "hash_file",
+    "make_directory",
+    "replace_bytes",
+    "replace_symlink",
+    "replacing",
+]
 
 
 def fsync_directory(path: Path) -> None:
@@ -30,28 +42,48 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make directory *path* and its parents, durably, where they are absent."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_directory(path.parent)
+
+
 @contextmanager
-def _synced_temporary(directory: Path, data: bytes, mode: int) -> Iterator[Path]:
-    """Yield a synced temporary file in *directory* that holds *data*; gone afterwards if still there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=directory)
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty file in the directory of *path*, which is made if need be; gone afterwards if still there."""
+    make_directory(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    os.close(descriptor)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def replace_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write *data* to *path*, atomically and durably; what was there is replaced."""
-    with _synced_temporary(path.parent, data, mode) as temporary:
+def _sync(path: Path, mode: int) -> None:
+    with path.open("rb") as file:
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+    """Yield the path of a file to write; when the block ends without an error it replaces *path*, durably."""
+    with _temporary_beside(path) as temporary:
+        yield temporary
+        _sync(temporary, mode)
         temporary.replace(path)
         fsync_directory(path.parent)
+
+
+def replace_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write *data* to *path*, atomically and durably; what was there is replaced."""
+    with replacing(path, mode=mode) as temporary:
+        temporary.write_bytes(data)
 
 
 def create_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -60,18 +92,22 @@ def create_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         FileExistsError: Something is there; it was left as it is.
     """
-    with _synced_temporary(path.parent, data, mode) as temporary:
+    with _temporary_beside(path) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary, mode)
         os.link(temporary, path)  # link(2) fails where rename(2) would replace
         fsync_directory(path.parent)
 
 
 def replace_symlink(link: Path, target: str) -> None:
     """Point *link* at *target* (relative to the link's directory), atomically and durably."""
-    temporary = link.with_name(f".tmp-{link.name}-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
-    fsync_directory(link.parent)
+    temporary = link.with_name(f".tmp-{link.name}-{secrets.token_hex(8)}")
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(link)
+        fsync_directory(link.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:
@@ -87,7 +123,7 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
     Raises:
         HomeError: Another process holds it; the text names *what* is in use and by which process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,8 +131,10 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise HomeError(f"{what} is in use by process {holder} (lock {path}); stop that one first") from None
-        file.seek(0)
-        file.truncate()
+        file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # who finds it locked next must not be sent to us

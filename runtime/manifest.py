@@ -2,8 +2,8 @@
 
 Rules:
     * Everything is frozen; a changed model is a new version.
-    * `Manifest.parse(m.to_bytes()) == m`, and `to_bytes` is deterministic, so that its SHA-256 is
-      the identity of the artifact.
+    * `Manifest.parse(m.to_bytes()) == m`, and equal manifests have equal bytes, so that their SHA-256
+      is the identity of the artifact.
     * Unknown keys are ignored on read (an older device reads a newer manifest), refused on publish.
     * Files are named by bare file names: a manifest cannot point outside its artifact.
 """
@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from runtime.errors import ArtifactError, ManifestError
+from runtime.errors import ArtifactError, ManifestError, ModelNotFoundError
 
 __all__ = [
     "CHUNK_SIZE",
@@ -41,6 +41,8 @@ __all__ = [
 
 MANIFEST_FILE = "manifest.json"
 CHUNK_SIZE = 262_144  # bytes; one MQTT message, below every broker's default limit
+MAX_EDGE = 16_384  # pixels; of what is fed to a model
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Model names are topic levels, file names and URL segments alike, hence so narrow."""
 
@@ -48,8 +50,8 @@ Task = Literal["classification", "detection", "segmentation", "pose", "embedding
 
 
 def _bare_name(value: str) -> str:
-    if not value or value in {".", ".."} or "/" in value or "\\" in value or "\0" in value:
-        raise ValueError(f"not a bare file name: {value!r}")
+    if not FILE_NAME.fullmatch(value):
+        raise ValueError(f"not a bare file name: {value!r}; expected letters, digits, '.', '-' and '_', at most 128")
     return value
 
 
@@ -59,9 +61,19 @@ def _model_name(value: str) -> str:
     return value
 
 
+def _sorted(metrics: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(metrics.items()))
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.astimezone(UTC)
+
+
 FileName = Annotated[str, AfterValidator(_bare_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Metrics = Annotated[dict[str, float], AfterValidator(_sorted)]
+Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
 
 
 class _Frozen(BaseModel):
@@ -76,16 +88,13 @@ class Resize(_Frozen):
     """
 
     mode: Literal["shortest-edge", "exact"] = "shortest-edge"
-    size: int | tuple[int, int]  # pixels; (height, width) for `exact`
+    size: Edge | tuple[Edge, Edge]  # pixels; (height, width) for `exact`
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     antialias: bool = True
 
     @model_validator(mode="after")
     def _size_fits_mode(self) -> Self:
-        edges = self.size if isinstance(self.size, tuple) else (self.size,)
-        if min(edges) < 1:
-            raise ValueError(f"size {self.size} has no pixels")
-        if self.mode == "shortest-edge" and len(edges) != 1:
+        if self.mode == "shortest-edge" and isinstance(self.size, tuple):
             raise ValueError(f"mode 'shortest-edge' takes one size, not {self.size}")
         return self
 
@@ -95,7 +104,7 @@ class Preprocess(_Frozen):
 
     color: Literal["RGB", "BGR", "L"] = "RGB"
     resize: Resize | None = None
-    crop: tuple[int, int] | None = None  # (height, width), centered
+    crop: tuple[Edge, Edge] | None = None  # (height, width), centered
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     scale: float = 1.0
@@ -137,6 +146,15 @@ class PinnedFile(_Frozen):
     sha256: Sha256
     chunks: tuple[Sha256, ...] = ()
     chunk_size: Annotated[int, Field(ge=1)] = CHUNK_SIZE  # bytes; the last chunk may be shorter
+
+    @model_validator(mode="after")
+    def _chunks_cover_the_file(self) -> Self:
+        expected = -(-self.size // self.chunk_size)
+        if self.chunks and len(self.chunks) != expected:
+            raise ValueError(
+                f"{len(self.chunks)} chunks; expected {expected} of {self.chunk_size} for {self.size} bytes"
+            )
+        return self
 
     @classmethod
     def measure(cls, path: Path, chunk_size: int = CHUNK_SIZE) -> dict[str, Any]:
@@ -185,7 +203,7 @@ class Variant(PinnedFile):
     outputs: tuple[Tensor, ...]
     providers: tuple[str, ...] = ("*",)  # execution providers it is meant for
     tolerance: Annotated[float, Field(gt=0)] = 1e-3  # max abs difference from the golden output
-    metrics: dict[str, float] = {}
+    metrics: Metrics = {}
 
 
 class Golden(PinnedFile):
@@ -198,7 +216,7 @@ class RejectedVariant(_Frozen):
     id: str
     precision: str
     reason: str
-    metrics: dict[str, float] = {}
+    metrics: Metrics = {}
 
 
 class Requires(_Frozen):
@@ -213,7 +231,7 @@ class Provenance(_Frozen):
     """Where the model came from."""
 
     framework: str
-    created: datetime
+    created: Annotated[AwareDatetime, AfterValidator(_in_utc)]
     source_sha256: str | None = None
     dataset: str | None = None
     git: str | None = None
@@ -261,12 +279,12 @@ class Manifest(_Frozen):
         """Return the variant *variant_id*.
 
         Raises:
-            ManifestError: There is none of that id.
+            ModelNotFoundError: There is none of that id.
         """
         for variant in self.variants:
             if variant.id == variant_id:
                 return variant
-        raise ManifestError(
+        raise ModelNotFoundError(
             f"{self.reference} has no variant {variant_id!r}; it has {', '.join(v.id for v in self.variants)}"
         )
 
@@ -303,4 +321,4 @@ def describe_validation(error: ValidationError, most: int = 3) -> str:
         for cause in error.errors(include_url=False, include_context=False)
     ]
     rest = len(causes) - most
-    return "; ".join(causes[:most]) + (f"; and {rest} more" if rest > 0 else "")
+    return " ".join("; ".join(causes[:most]).split()) + (f"; and {rest} more" if rest > 0 else "")
