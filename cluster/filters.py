@@ -79,7 +79,7 @@ class Comparison:
             if isinstance(self.literal, str) and not _is_text(column_type):
                 literal = literal.cast(column_type)  # dates and times are written as strings
             return _OPERATORS[self.op](pc.field(self.column), literal)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError):
             raise FilterError(
                 f"--filter compares column {self.column!r} of type {column_type} with {self.literal!r}; "
                 f"write a literal of that type"

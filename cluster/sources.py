@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import InputChangedError, InputError, SchemaError
+from cluster.errors import FilterError, InputChangedError, InputError, SchemaError
 from cluster.filters import Filter
 from cluster.plan import InputFile, RowGroup, Shard
 from runtime.datasets import Dataset, Row, open_dataset, split_uri
@@ -144,7 +144,10 @@ def _check_columns(schema: pa.Schema, columns: Columns, uri: str) -> None:
             has = ", ".join(schema.names) or "none"
             raise SchemaError(f"{option}: {uri} has no column {', '.join(map(repr, missing))}; its columns are: {has}")
     if columns.filter is not None:
-        Filter.parse(columns.filter).expression(schema)
+        condition = Filter.parse(columns.filter)
+        condition.expression(schema)
+        if columns.image in condition.columns and not _is_text(schema.field(columns.image).type):
+            raise FilterError(f"--filter cannot compare the images themselves (column {columns.image!r})")
 
 
 # ---------------------------------------------------------------------------------- Parquet

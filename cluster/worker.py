@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from cluster.errors import CommitLostError, StoppedError
 from cluster.pipeline import StageClock, map_ahead, prefetch
 from cluster.plan import Shard
 from cluster.records import Commit
-from cluster.schema import SOURCE_FIELDS, file_metadata, output_schema, task_columns
+from cluster.schema import file_metadata, output_schema, task_columns
 from cluster.sources import READERS, Block, Columns, Image
 from runtime.artifact import Artifact
 from runtime.errors import ImageError
@@ -88,7 +88,7 @@ class _Prepared:
 
     inputs: npt.NDArray[np.generic] | None  # (n, ...); None if no row is good
     sizes: list[tuple[int, int]]  # (height, width) of the n upright originals
-    rows: pa.Table  # kept columns and source of the n rows
+    columns: list[pa.Array]  # kept columns and source of the n rows
     bad: list[BadRow]
     filtered: int
 
@@ -209,13 +209,13 @@ class ShardWorker:
             good.append(index)
             sizes.append((pixels.shape[0], pixels.shape[1]))
         kept = block.kept.take(good) if bad else block.kept
-        sources = (
+        # As columns, because a table without any column forgets how many rows it has.
+        columns = [
+            *kept.columns,
             pa.array([block.source_files[i] for i in good], pa.string()),
             pa.array([block.source_rows[i] for i in good], pa.int64()),
-        )
-        for source_field, values in zip(SOURCE_FIELDS, sources, strict=True):
-            kept = kept.append_column(source_field, values)
-        return _Prepared(np.stack(inputs) if inputs else None, sizes, kept, bad, block.filtered)
+        ]
+        return _Prepared(np.stack(inputs) if inputs else None, sizes, columns, bad, block.filtered)
 
     def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
         with closing(items):
@@ -231,8 +231,7 @@ class ShardWorker:
     def _write(self, attempt: Attempt, item: _Inferred) -> None:
         attempt.quarantine(item.prepared.bad)
         if item.predictions:
-            arrays: Sequence[pa.Array] = self._task.arrays(item.predictions)
-            columns = [*item.prepared.rows.columns, *arrays]
+            columns = [*item.prepared.columns, *self._task.arrays(item.predictions)]
             attempt.write(pa.table(columns, schema=self._schema))
 
 

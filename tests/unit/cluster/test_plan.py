@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.plan import InputFile, RowGroup, ShardLimits, default_shard_rows, plan_shards
+
+groups = st.lists(st.builds(RowGroup, st.integers(0, 300), st.integers(0, 10_000)), max_size=12)
+files = st.lists(groups, max_size=4).map(
+    lambda all_groups: [
+        InputFile(path=f"/data/{index}.parquet", etag=f"e{index}", groups=tuple(each))
+        for index, each in enumerate(all_groups)
+    ]
+)
+limits = st.builds(ShardLimits, rows=st.integers(1, 200), size=st.integers(1, 20_000))
+
+
+@settings(deadline=None)
+@given(files, limits)
+def test_every_row_is_in_exactly_one_shard(files, limits):
+    rows = [
+        (shard.path, row) for shard in plan_shards(files, limits, reader="r") for row in range(shard.start, shard.stop)
+    ]
+    assert rows == [(file.path, row) for file in files for row in range(file.rows)]
+
+
+@settings(deadline=None)
+@given(files, limits)
+def test_no_shard_is_above_the_limits_but_for_one_big_row(files, limits):
+    for shard in plan_shards(files, limits, reader="r"):
+        assert 1 <= shard.rows <= limits.rows
+        # A cut row group is only known by its average row, so a piece may have one of these too much.
+        average = shard.size / shard.rows
+        assert shard.size <= limits.size + average or shard.rows == 1
+
+
+@settings(deadline=None)
+@given(files, limits)
+def test_row_groups_of_a_shard_hold_its_rows_and_begin_where_it_says(files, limits):
+    by_path = {file.path: file for file in files}
+    for shard in plan_shards(files, limits, reader="r"):
+        counts = [group.rows for group in by_path[shard.path].groups]
+        first, end = shard.groups
+        assert sum(counts[:first]) == shard.group_start <= shard.start
+        assert shard.stop <= sum(counts[:end])
+
+
+@settings(deadline=None)
+@given(files, limits, st.randoms())
+def test_the_plan_does_not_depend_on_the_order_of_listing(files, limits, random):
+    shuffled = list(files)
+    random.shuffle(shuffled)
+    plan = plan_shards(files, limits, reader="r")
+    assert plan_shards(shuffled, limits, reader="r") == plan
+    assert len({shard.id for shard in plan}) == len(plan)
+
+
+def test_a_changed_file_gives_other_ids():
+    file = InputFile(path="/a", etag="1", groups=(RowGroup(10, 10),))
+    limits = ShardLimits(rows=5)
+    before = {shard.id for shard in plan_shards([file], limits, reader="r")}
+    after = {shard.id for shard in plan_shards([dataclasses.replace(file, etag="2")], limits, reader="r")}
+    assert len(before) == 2
+    assert before.isdisjoint(after)
+
+
+def test_small_row_groups_are_joined_and_big_ones_cut_evenly():
+    file = InputFile(path="/a", etag="1", groups=(RowGroup(4, 0), RowGroup(4, 0), RowGroup(4, 0), RowGroup(25, 0)))
+    shards = plan_shards([file], ShardLimits(rows=10), reader="r")
+    assert [(s.start, s.stop, s.groups) for s in shards] == [
+        (0, 8, (0, 2)),
+        (8, 12, (2, 3)),
+        (12, 20, (3, 4)),
+        (20, 28, (3, 4)),
+        (28, 37, (3, 4)),
+    ]
+
+
+def test_default_shards_are_many_enough_to_balance_and_few_enough_to_list():
+    assert default_shard_rows(10) == 128
+    assert default_shard_rows(64 * 1000) == 1000
+    assert default_shard_rows(10**9) == 8192

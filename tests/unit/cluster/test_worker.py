@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from color_model import picture, write_rows
+
+from cluster.commit import OutputDirectory
+from cluster.errors import CommitLostError, InputChangedError, StoppedError
+from cluster.job import Job, plan_job
+from cluster.pool import LocalPool, run_shard
+from cluster.worker import STAGES, ShardWorker, Threads
+
+PNG = picture(0)
+BAD = {2: b"", 3: b"no image at all", 4: PNG[: len(PNG) // 2], 7: None}
+
+
+@pytest.fixture
+def job(options, tmp_path: Path) -> Job:
+    write_rows(tmp_path / "in.parquet", 50, row_group=15, bad=BAD)
+    job = plan_job(options(keep=("number",), batch_size=4))
+    job.output.claim(job.record)
+    return job
+
+
+def make_worker(job: Job, threads: Threads | None = None) -> ShardWorker:
+    return ShardWorker(job.artifact, job.spec, threads or Threads(decode=2))
+
+
+def rows_of(output: OutputDirectory, path: str) -> list[dict]:
+    return pq.read_table(output.root / path).to_pylist()
+
+
+def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
+    worker = make_worker(job)
+    commit = worker.run(job.shards[0])
+    good = [n for n in range(commit.rows) if n not in BAD]
+    rows = rows_of(job.output, commit.data.path)
+    assert [(row["number"], row["source_row"], row["label_id"]) for row in rows] == [(n, n, n % 3) for n in good]
+    assert {row["source_file"] for row in rows} == {job.shards[0].path}
+    assert all(row["top_k"][0]["label"] == row["label"] == ("red", "green", "blue")[row["label_id"]] for row in rows)
+    bad = rows_of(job.output, commit.quarantine.path)
+    assert [(row["source_row"], row["reason"]) for row in bad] == [
+        (2, "empty"),
+        (3, "not_an_image"),
+        (4, "truncated"),
+        (7, "missing"),
+    ]
+    assert commit.reasons == {"empty": 1, "missing": 1, "not_an_image": 1, "truncated": 1}
+    assert set(commit.seconds) == set(STAGES)
+    assert min(commit.seconds.values()) > 0
+    assert commit.ran_on["provider"] == "CPUExecutionProvider"
+
+
+def test_the_file_says_which_model_made_it(job):
+    commit = make_worker(job).run(job.shards[0])
+    metadata = pq.read_schema(job.output.root / commit.data.path).metadata
+    assert metadata[b"vedette.manifest_sha256"].decode() == job.artifact.digest
+    assert metadata[b"vedette.variant"] == b"fp32"
+
+
+def test_a_committed_shard_is_not_read_again(job):
+    worker = make_worker(job)
+    worker.run(job.shards[0])
+    Path(job.shards[0].path).unlink()
+    with pytest.raises(CommitLostError):
+        worker.run(job.shards[0])
+
+
+def test_shards_run_at_the_same_time_do_not_mix(job):
+    worker = make_worker(job, Threads(decode=2, infer=2))
+    outcomes = []
+    threads = [
+        threading.Thread(target=lambda shard=shard: outcomes.append(run_shard(worker, shard))) for shard in job.shards
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [outcome.failure for outcome in outcomes] == [None] * len(job.shards)
+    manifest = job.output.finish(job.record, job.shards)
+    numbers = [row["number"] for file in manifest.data for row in rows_of(job.output, file.path)]
+    assert numbers == [n for n in range(50) if n not in BAD]
+
+
+def test_a_failed_shard_leaves_no_file_and_no_thread(job):
+    worker = make_worker(job)
+    worker.run(job.shards[0])  # the decoding threads are there now
+    files, threads = sorted((job.output.root / "data").iterdir()), threading.active_count()
+    write_rows(Path(job.shards[0].path), 51)
+    with pytest.raises(InputChangedError):
+        worker.run(job.shards[1])
+    assert sorted((job.output.root / "data").iterdir()) == files
+    assert threading.active_count() == threads
+    assert worker.progress() == {}
+
+
+def test_a_stopped_worker_gives_its_shards_up(job):
+    worker = make_worker(job)
+    worker.stop()
+    with pytest.raises(StoppedError):
+        worker.run(job.shards[0])
+    assert job.output.commits() == {}
+
+
+def test_the_local_pool_takes_what_it_has_room_for(job):
+    pool = LocalPool(make_worker(job), slots=1)
+    assert pool.offer(job.shards[0])
+    assert not pool.offer(job.shards[1])
+    outcomes: list = []
+    while not outcomes:
+        outcomes = pool.wait(1.0)
+    assert outcomes[0].commit.shard == job.shards[0].id
+    assert pool.offer(job.shards[1])
+    pool.close()
+    assert not any(thread.name.startswith("shard-") for thread in threading.enumerate())
+
+
+def test_at_most_the_allowed_inferences_run_at_a_time(job, monkeypatch):
+    worker = make_worker(job, Threads(decode=2, infer=1))
+    inside, most = [], []
+    infer: Callable = worker._predictor.infer
+
+    def watched(batch):
+        inside.append(1)
+        most.append(len(inside))
+        try:
+            return infer(batch)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(worker._predictor, "infer", watched)
+    threads = [threading.Thread(target=run_shard, args=(worker, shard)) for shard in job.shards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
