@@ -6,7 +6,9 @@ Rules:
       differs by a grey level here and there, which changed 2 of 300 answers of MobileNetV2.
     * Sizes round as torchvision's transforms do: the long side is truncated, the crop's offset
       rounded to even.
+    * A picture so long that its resized form would exceed the limit on pixels is `too_large`.
     * An embedded preprocessing leaves uint8 NHWC to the graph, which normalizes itself.
+    * An integer input gets rounded and saturated values, as a quantized graph expects.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from runtime.errors import ModelError
+from runtime.errors import ImageError, ModelError
+from runtime.images import MAX_PIXELS
 from runtime.manifest import Preprocess, Resize, Tensor
 
 __all__ = ["Preprocessor", "find_layout", "normalize", "resize_and_crop"]
@@ -67,6 +70,9 @@ def resize_and_crop(image: Pixels, resize: Resize | None, crop: tuple[int, int] 
 
     Returns:
         uint8, (H', W', 3), contiguous.
+
+    Raises:
+        ImageError: ``too_large``: the resized picture would have more pixels than the limit.
     """
     size = _target_size(resize, *image.shape[:2])
     scaled = image if resize is None or size == image.shape[:2] else _resized(image, resize, size)
@@ -86,6 +92,9 @@ def resize_and_crop(image: Pixels, resize: Resize | None, crop: tuple[int, int] 
 def _resized(image: Pixels, resize: Resize, size: tuple[int, int]) -> Pixels:
     """Return *image* scaled to *size* (height, width)."""
     height, width = size
+    if height * width > MAX_PIXELS:
+        found = f"{image.shape[1]}x{image.shape[0]}"
+        raise ImageError("too_large", f"{found} would be resized to {width}x{height} pixels; the limit is {MAX_PIXELS}")
     if resize.antialias:
         return np.asarray(Image.fromarray(image).resize((width, height), ANTIALIASED[resize.interpolation]))
     return np.asarray(cv2.resize(image, (width, height), interpolation=PLAIN[resize.interpolation]), dtype=np.uint8)
@@ -106,6 +115,18 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]
     mean, std = np.asarray(preprocess.mean, np.float32), np.asarray(preprocess.std, np.float32)
     normalized: npt.NDArray[np.float32] = (scaled - mean) / std
     return normalized
+
+
+def _cast(values: npt.NDArray[np.float32], tensor: Tensor) -> npt.NDArray[np.generic]:
+    """Return *values* in the type of *tensor*; integers are rounded and saturated."""
+    try:
+        dtype = np.dtype(tensor.dtype)
+    except TypeError:
+        raise ModelError(f"input {tensor.name!r} has type {tensor.dtype}, which no picture can be brought to") from None
+    if np.issubdtype(dtype, np.integer):
+        bounds = np.iinfo(dtype)
+        return np.clip(np.rint(values.astype(np.float64)), bounds.min, bounds.max).astype(dtype)
+    return values.astype(dtype, copy=False)
 
 
 def find_layout(tensor: Tensor) -> str:
@@ -142,13 +163,14 @@ class Preprocessor:
 
         Raises:
             ModelError: The manifest brings the picture to another size than the graph takes.
+            ImageError: The picture is ``too_large`` once resized.
         """
         channels = _channels(resize_and_crop(image, self.preprocess.resize, self.preprocess.crop), self.preprocess)
         ready: npt.NDArray[np.generic]
         if self.preprocess.embedded:
             ready = channels
         else:
-            ready = normalize(channels, self.preprocess).astype(np.dtype(self.tensor.dtype), copy=False)
+            ready = _cast(normalize(channels, self.preprocess), self.tensor)
             if (self.preprocess.layout or find_layout(self.tensor)) == "NCHW":
                 ready = ready.transpose(2, 0, 1)
         self._check(ready.shape)
