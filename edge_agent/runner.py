@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import BinaryIO
 
 import psutil
@@ -206,9 +207,8 @@ def _main(argument: str) -> int:
         signal.signal(signal.SIGTERM, lambda *_: commands.put(Stop()))  # `SimpleQueue.put` may be called from a handler
         threading.Thread(target=_read_commands, args=[commands], daemon=True).start()
         say(Ready())
-        sink = JsonLines(spec.results)
-        Runner(spec, predictor, source.frames if source else None, sink, say).run(commands)
-        sink.close()
+        with closing(JsonLines(spec.results)) as sink:
+            Runner(spec, predictor, source.frames if source else None, sink, say).run(commands)
     except BrokenPipeError:  # the agent is gone
         return 1
     except (VedetteError, OSError) as error:
