@@ -118,6 +118,7 @@ class EmbeddedBroker:
         self.address = address if address.host not in {"0.0.0.0", "::"} else replace(address, host="127.0.0.1")  # noqa: S104 - compared, not bound
         self.advertised = advertised or address
         self.ca_pem: str | None = None
+        self.session: str | None = None  # it ends with the controller, and devices spool what they could not say
         self.login = Login(username=CONTROLLER, password=new_password())
         self._controller = Credential.of(self.login)  # once: a new salt would look like a new password
         self._listen = address
@@ -139,6 +140,7 @@ class EmbeddedBroker:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the controller, which then ends its broker in order
         )
         try:
             await self._until_login(self.login, START_TIMEOUT, "did not start")
@@ -196,13 +198,13 @@ class EmbeddedBroker:
         raise BrokerError(f"nats-server on {self._listen} {what} within {timeout:.0f} s: {reason}")
 
     def _last_words(self) -> str:
-        """Return the last complaint in the log, in one line."""
+        """Return what the log ends with, in one line: the fatal error if there is one."""
         try:
             lines = self._layout.log.read_text(errors="replace").splitlines()
         except OSError:
             lines = []
-        complaints = [line for line in lines if "[FTL]" in line or "[ERR]" in line] or lines[-1:]
-        return complaints[-1].partition("] ")[2] if complaints else f"see {self._layout.log}"
+        found = [line for line in lines if "[FTL]" in line] or lines or [f"see {self._layout.log}"]
+        return found[-1].rpartition("] ")[2]
 
     async def _stop(self) -> None:
         process = self._running()

@@ -21,6 +21,7 @@ class Broker(AbstractAsyncContextManager["Broker"], Protocol):
     address: BrokerAddress  # where the controller reaches it
     advertised: BrokerAddress  # where devices reach it
     login: Login  # the controller's own
+    session: str | None  # MQTT client identifier of the controller's lasting session; None: it keeps none
     ca_pem: str | None  # certificates that the broker's must chain to; None: the system's
 
     async def wait(self) -> None:

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,9 @@ class ExternalBroker:
         self.address = address
         self.advertised = advertised or address
         self.ca_pem = ca_pem
+        # Events wait in the broker while the controller is away. The identifier is a secret: who knew it
+        # could take the session over.
+        self.session: str | None = hashlib.sha256(f"{fleet}/{login.password}".encode()).hexdigest()[:23]
         self.login = login
         self._fleet = fleet
         self._files = files

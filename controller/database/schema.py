@@ -21,7 +21,6 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
-    UniqueConstraint,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -160,7 +159,7 @@ class EventRow(Base):
     """Something that happened on a device."""
 
     __tablename__ = "events"
-    __table_args__ = (UniqueConstraint("device_id", "boot_id", "number"), Index(None, "device_id", "id"))
+    __table_args__ = (Index(None, "device_id", "id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))

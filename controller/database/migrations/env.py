@@ -6,10 +6,11 @@ from alembic import context
 
 from controller.database.schema import Base
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
-    render_as_batch=True,  # SQLite alters tables by copying them
-)
-with context.begin_transaction():
-    context.run_migrations()
+if __name__ == "env_py":  # the name under which Alembic runs this file; importing it does nothing
+    context.configure(
+        connection=context.config.attributes["connection"],
+        target_metadata=Base.metadata,
+        render_as_batch=True,  # SQLite alters tables by copying them
+    )
+    with context.begin_transaction():
+        context.run_migrations()

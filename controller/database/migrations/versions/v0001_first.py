@@ -7,6 +7,8 @@ from alembic import op
 
 from controller.database.schema import UtcDateTime
 
+__all__ = ["downgrade", "upgrade"]
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -72,7 +74,6 @@ def _create_devices() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_events_device_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
-        sa.UniqueConstraint("device_id", "boot_id", "number", name=op.f("uq_events_device_id_boot_id_number")),
     )
     op.create_index(op.f("ix_events_device_id_id"), "events", ["device_id", "id"], unique=False)
     op.create_table(
