@@ -69,10 +69,12 @@ class Artifact:
         return (self.root / pinned.file).is_file()
 
     def verify(self) -> None:
-        """Check every file of the artifact.
+        """Check the golden file and every variant that is here.
 
         Raises:
-            ArtifactError: A file is absent or not the one that the manifest pins.
+            ArtifactError: A file is not the one that the manifest pins, or there is no golden file or
+                no variant at all.
         """
-        for pinned in self.manifest.files:
+        present = [variant for variant in self.manifest.variants if self.has(variant)]
+        for pinned in (*(present or self.manifest.variants), self.manifest.golden):
             pinned.verify(self.root)

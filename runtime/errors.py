@@ -6,6 +6,7 @@
     ├── DatasetError             a dataset cannot be read, or lacks what was asked of it
     ├── ManifestError            a manifest does not say what it must
     ├── ArtifactError            an artifact's files are absent or not the ones its manifest pins
+    ├── StoreError               the artifact store cannot be reached, read or written
     ├── ModelNotFoundError       no such model, version or variant
     ├── ModelError               an ONNX file cannot be loaded, or does not fit its manifest
     ├── ProviderError            an execution provider cannot be had, or is not proven
@@ -33,6 +34,7 @@ __all__ = [
     "ModelNotFoundError",
     "ProtocolError",
     "ProviderError",
+    "StoreError",
     "UsageError",
     "VedetteError",
 ]
@@ -83,6 +85,10 @@ class ManifestError(VedetteError):
 
 class ArtifactError(VedetteError):
     """An artifact's files are absent or not the ones that its manifest pins."""
+
+
+class StoreError(VedetteError):
+    """The artifact store cannot be reached, read or written."""
 
 
 class ModelNotFoundError(VedetteError):

@@ -6,31 +6,39 @@ Layout, content addressed, on a directory or any object store that `obstore` kno
     models/<name>/<version>/manifest.json    put if absent, last: its existence is the publication
 
 Rules:
-    * What was published never changes; so a pulled copy in the cache stays right.
-    * `pull` is atomic: the directory is there whole and verified, or not at all.
+    * What was published never changes; so a pulled copy in the cache stays right. It is verified when
+      it is used all the same, and pulled again if the disk lost it.
+    * `pull` is atomic and durable: the directory is there whole and verified, or not at all.
+    * What is not named like a model or a version is not one, whatever lies in the store.
     * The write side is `controller.registry.publish`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from runtime.artifact import Artifact
-from runtime.errors import HomeError, ModelNotFoundError, UsageError
+from runtime.errors import ArtifactError, HomeError, ManifestError, ModelNotFoundError, StoreError, UsageError
+from runtime.files import fsync_directory, make_directory, replace_bytes
 from runtime.home import Home
-from runtime.manifest import MANIFEST_FILE, MODEL_NAME, Manifest
+from runtime.manifest import MANIFEST_FILE, MODEL_NAME, Manifest, PinnedFile
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 __all__ = ["ModelStore", "blob_path", "manifest_path", "parse_reference", "resolve_artifact"]
+
+VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
 def blob_path(sha256: str) -> str:
@@ -54,7 +62,7 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
         raise UsageError(f"{reference!r} names no model: expected NAME, NAME@VERSION or the path of an artifact")
     if not at or version == "latest":
         return name, None
-    if not version.isdecimal() or int(version) < 1:
+    if not VERSION.fullmatch(version):
         raise UsageError(f"{reference!r}: version {version!r} is not a number above 0 or 'latest'")
     return name, int(version)
 
@@ -77,13 +85,18 @@ class ModelStore:
 
         Raises:
             HomeError: The directory cannot be made.
+            UsageError: *uri* is a URL of no object store that `obstore` knows.
         """
+        from obstore.exceptions import BaseError
         from obstore.store import LocalStore, from_url
 
         if uri is None:
             uri = Home.from_environment().store
         if isinstance(uri, str) and "://" in uri:
-            return cls(uri, from_url(uri))
+            try:
+                return cls(uri, from_url(uri))
+            except (BaseError, ValueError) as error:
+                raise UsageError(f"artifact store {uri!r} is no object store: {_first_line(error)}") from None
         directory = Path(uri).absolute()
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -92,14 +105,14 @@ class ModelStore:
         return cls(str(directory), LocalStore(directory))
 
     def names(self) -> list[str]:
-        """Return the names of all published models, sorted."""
-        listing = self.objects.list_with_delimiter("models/")
-        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in listing["common_prefixes"])
+        """Return the names of all models of which a version is published, sorted."""
+        return sorted({name for name, _ in self._published("models/")})
 
     def versions(self, name: str) -> list[int]:
         """Return the published versions of model *name*, ascending; none if it is unknown."""
-        found = [meta["path"].split("/") for batch in self.objects.list(f"models/{name}/") for meta in batch]
-        return sorted(int(parts[2]) for parts in found if len(parts) == 4 and parts[3] == MANIFEST_FILE)
+        if not MODEL_NAME.fullmatch(name):
+            return []
+        return sorted(version for _, version in self._published(f"models/{name}/"))
 
     def latest(self, name: str) -> int:
         """Return the newest version of model *name*.
@@ -136,11 +149,14 @@ class ModelStore:
         Raises:
             ModelNotFoundError: There is no such file.
         """
+        if length == 0:
+            return b""
         path = blob_path(sha256)
         try:
-            if length is None:
-                return self._read(path)[start:]
-            return bytes(self.objects.get_range(path, start=start, length=length))
+            with self._explained():
+                if length is not None:
+                    return bytes(self.objects.get_range(path, start=start, length=length))
+                return bytes(self.objects.get(path, options={"range": {"offset": start}} if start else None).bytes())
         except FileNotFoundError:
             raise ModelNotFoundError(f"no file {sha256} in {self.uri}") from None
 
@@ -154,39 +170,80 @@ class ModelStore:
             variants: Ids of the variants wanted; all if ``None``.
 
         Raises:
-            ModelNotFoundError: There is no such model or version.
+            ModelNotFoundError: There is no such model, version or variant.
             UsageError: *directory* exists.
             ArtifactError: A file in the store is not the one that the manifest pins.
+            StoreError: The store cannot be read.
         """
         if directory.exists():
             raise UsageError(f"{directory} exists; pull writes a new directory")
         data = self.manifest_bytes(name, version)
         manifest = Manifest.parse(data)
         chosen = manifest.variants if variants is None else tuple(manifest.variant(v) for v in sorted(variants))
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(directory.parent)
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-pull-", dir=directory.parent))
         try:
-            (temporary / MANIFEST_FILE).write_bytes(data)
             for pinned in (*chosen, manifest.golden):
-                self._copy_blob(pinned.sha256, temporary / pinned.file)
+                self._copy_blob(pinned, temporary / pinned.file)
                 pinned.verify(temporary)
+            replace_bytes(temporary / MANIFEST_FILE, data)
             temporary.chmod(0o755)
-            temporary.rename(directory)
+            _rename_directory(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return Artifact.open(directory)
 
-    def _read(self, path: str) -> bytes:
-        return bytes(self.objects.get(path).bytes())
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn the store's own errors, except that something is not there, into a `StoreError`."""
+        from obstore.exceptions import BaseError
 
-    def _copy_blob(self, sha256: str, target: Path) -> None:
         try:
-            content = self.objects.get(blob_path(sha256))
+            yield
+        except BaseError as error:
+            raise StoreError(f"artifact store {self.uri} cannot be read: {_first_line(error)}") from None
+
+    def _published(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield (name, version) of every manifest below *prefix*."""
+        with self._explained():
+            paths = [meta["path"] for batch in self.objects.list(prefix) for meta in batch]
+        for path in paths:
+            match path.split("/"):
+                case ["models", name, version, file] if file == MANIFEST_FILE and VERSION.fullmatch(version):
+                    yield name, int(version)
+
+    def _read(self, path: str) -> bytes:
+        with self._explained():
+            return bytes(self.objects.get(path).bytes())
+
+    def _copy_blob(self, pinned: PinnedFile, target: Path) -> None:
+        written = 0
+        try:
+            with self._explained(), target.open("wb") as file:
+                for chunk in self.objects.get(blob_path(pinned.sha256)).stream():
+                    written += file.write(chunk)
+                    if written > pinned.size:  # no need to see the end of it
+                        raise ArtifactError(
+                            f"{pinned.file} in {self.uri} is longer than the pinned {pinned.size} bytes"
+                        )
+                file.flush()
+                os.fsync(file.fileno())
         except FileNotFoundError:
-            raise ModelNotFoundError(f"{target.name}: no file {sha256} in {self.uri}") from None
-        with target.open("wb") as file:
-            for chunk in content.stream():
-                file.write(chunk)
+            raise ModelNotFoundError(f"{target.name}: no file {pinned.sha256} in {self.uri}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]  # obstore appends its internals, over many lines
+
+
+def _rename_directory(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise UsageError(f"{target} exists; pull writes a new directory") from None
+        raise
+    fsync_directory(target.parent)
 
 
 def resolve_artifact(reference: str, store: ModelStore | None = None) -> Artifact:
@@ -196,12 +253,16 @@ def resolve_artifact(reference: str, store: ModelStore | None = None) -> Artifac
         reference: ``NAME``, ``NAME@VERSION``, ``NAME@latest``, or the path of an artifact directory.
         store: Where published models are; the default store if ``None``.
 
+    A directory counts as a path without a slash only if it holds a manifest: a folder that happens to
+    be called like a model hides none.
+
     Raises:
         ModelNotFoundError: There is no such model, version or directory.
         UsageError: *reference* is no such thing.
         ArtifactError: A file is not the one that the manifest pins.
+        StoreError: The store cannot be read.
     """
-    if os.sep in reference or reference in {".", ".."} or Path(reference).is_dir():
+    if os.sep in reference or reference in {".", ".."} or (Path(reference) / MANIFEST_FILE).is_file():
         artifact = Artifact.open(Path(reference).absolute())
         artifact.verify()
         return artifact
@@ -210,10 +271,19 @@ def resolve_artifact(reference: str, store: ModelStore | None = None) -> Artifac
     version = store.latest(name) if version is None else version
     digest = hashlib.sha256(store.manifest_bytes(name, version)).hexdigest()
     cached = Home.from_environment().cache / "artifacts" / digest
-    if not cached.exists():
-        try:
-            return store.pull(name, version, cached)
-        except (OSError, UsageError):
-            if not cached.exists():  # otherwise another process was faster
-                raise
+    if not _is_sound(cached, digest):
+        shutil.rmtree(cached, ignore_errors=True)
+        with suppress(UsageError):  # another process was faster
+            store.pull(name, version, cached)
     return Artifact.open(cached, digest=digest)
+
+
+def _is_sound(directory: Path, digest: str) -> bool:
+    """Whether *directory* holds the whole artifact of that digest, undamaged."""
+    try:
+        artifact = Artifact.open(directory, digest=digest)
+        for pinned in artifact.manifest.files:
+            pinned.verify(directory)
+    except (ArtifactError, ManifestError, ModelNotFoundError):
+        return False
+    return True
