@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from controller.errors import ExportError
+from controller.lifecycle.export import export
+from controller.lifecycle.gate import PARITY_LIMIT, check_behaviour, check_graph, gate_batches
+from runtime.manifest import Tensor
+from runtime.session import Session
+
+GraphMaker = Callable[..., onnx.ModelProto]
+
+
+def saved(model: onnx.ModelProto, directory: Path) -> Path:
+    path = directory / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def batches(session: Session) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=(n, 3, 8, 8)).astype(np.float32) for n in gate_batches(session.inputs[0])]
+
+
+def test_good_graph_passes_and_its_parity_is_told(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    session = check_graph(saved(conv_graph(), tmp_path))
+    assert check_behaviour(session, batches(session), session.run) == 0
+
+    def a_bit_off(batch: np.ndarray) -> list[np.ndarray]:
+        return [session.run(batch)[0] + np.float32(5e-5)]
+
+    assert check_behaviour(session, batches(session), a_bit_off) == pytest.approx(5e-5, rel=0.1)
+
+
+def test_difference_from_the_source_is_refused_with_the_figures(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    session = check_graph(saved(conv_graph(), tmp_path))
+
+    def off(batch: np.ndarray) -> list[np.ndarray]:
+        return [session.run(batch)[0] + (0.25 if len(batch) == 3 else 0)]
+
+    with pytest.raises(ExportError, match=rf"differs .* by 0\.25 for a batch of 3; less than {PARITY_LIMIT:g}"):
+        check_behaviour(session, batches(session), off)
+
+    def other_shape(batch: np.ndarray) -> list[np.ndarray]:
+        return [session.run(batch)[0][:, :3]]
+
+    with pytest.raises(ExportError, match=r"shape \(1, 4\) for a batch of 1; the source gives \(1, 3\)"):
+        check_behaviour(session, batches(session), other_shape)
+
+
+def test_nan_is_refused(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    model = conv_graph(last="Log")  # of negative numbers
+    session = check_graph(saved(model, tmp_path))
+    with pytest.raises(ExportError, match="holds NaN or infinity"):
+        check_behaviour(session, batches(session), session.run)
+
+
+def test_unknown_operator_wrong_shape_and_versions_are_refused(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    unknown = conv_graph()
+    unknown.graph.node[1].op_type = "Rellu"
+    with pytest.raises(ExportError, match=r"no valid ONNX graph.*Rellu"):
+        check_graph(saved(unknown, tmp_path))
+    lying = conv_graph()
+    lying.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    with pytest.raises(ExportError, match="no valid ONNX graph"):
+        check_graph(saved(lying, tmp_path))
+    with pytest.raises(ExportError, match="has opset 23 and IR 11; published are at most opset 21 and IR 10"):
+        check_graph(saved(conv_graph(opset=23, ir=11), tmp_path))
+
+
+def test_operator_that_onnx_runtime_lacks_is_refused(tmp_path: Path) -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 8, 8]) for name in ("x", "y")]
+    node = helper.make_node("MyOwn", ["x"], ["y"], domain="example.org")
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("example.org", 1)]
+    graph = helper.make_graph([node], "g", value[:1], value[1:])
+    with pytest.raises(ExportError, match="MyOwn"):
+        check_graph(saved(helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path))
+
+
+def test_fixed_batch_is_checked_as_it_is() -> None:
+    assert gate_batches(Tensor(name="x", dtype="float32", shape=("N", 3, 8, 8))) == (1, 3)
+    assert gate_batches(Tensor(name="x", dtype="float32", shape=(10, 3, 8, 8))) == (10,)
+
+
+class _Noisy(nn.Module):
+    """Batch normalization and dropout, whose two modes differ grossly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean.fill_(3.0)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(self.norm(images).mean(dim=(2, 3))))
+
+
+def test_export_is_in_eval_mode_with_a_dynamic_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = _Noisy().train()
+    exported = export(model, 8)
+    assert model.training
+    assert model.drop.training
+    assert exported.ir_version == 10
+    assert exported.opset_import[0].version == 20
+    session = check_graph(saved(exported, tmp_path))
+    assert session.inputs[0].shape == ("N", 3, 8, 8)
+    model.eval()
+
+    def reference(batch: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [model(torch.from_numpy(batch)).numpy()]
+
+    assert check_behaviour(session, batches(session), reference) < 1e-5
+    assert not list(tmp_path.glob("*.data"))
+
+
+class _DataDependent(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3)) if float(images.sum()) > 0 else images.amax(dim=(2, 3))
+
+
+def test_model_that_torch_cannot_export_is_refused_with_its_reason() -> None:
+    with pytest.raises(ExportError, match="torch cannot export _DataDependent: "):
+        export(_DataDependent(), 8)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from controller.errors import ExportError
+from controller.lifecycle import graph
+from runtime.manifest import Preprocess
+from runtime.preprocess import normalize
+from runtime.session import Session
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255}
+GraphMaker = Callable[..., onnx.ModelProto]
+
+
+def session(model: onnx.ModelProto, path: Path) -> Session:
+    onnx.save(model, path)
+    return Session(path)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess(**IMAGENET),
+        Preprocess(color="BGR", **IMAGENET),
+        Preprocess(color="L", mean=(0.3,), std=(0.6,), scale=1 / 255),
+        Preprocess(),
+        Preprocess(color="BGR"),
+        Preprocess(scale=1 / 127.5, mean=(1.0,)),
+    ],
+    ids=["imagenet", "imagenet-bgr", "gray", "raw", "raw-bgr", "symmetric"],
+)
+def test_embedded_normalization_gives_what_numpy_gives(
+    conv_graph: GraphMaker, tmp_path: Path, layout: str, preprocess: Preprocess
+) -> None:
+    channels = 1 if preprocess.color == "L" else 3
+    source = conv_graph(layout=layout, channels=channels)
+    embedded = graph.embed_normalization(source, preprocess)
+    onnx.checker.check_model(embedded, full_check=True)
+    ours, theirs = session(embedded, tmp_path / "ours.onnx"), session(source, tmp_path / "theirs.onnx")
+    assert ours.inputs[0].dtype == "uint8"
+    assert ours.inputs[0].shape == ("N", 8, 8, channels)
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 8, 8, channels), dtype=np.uint8)
+    expected = normalize(pixels[..., ::-1] if preprocess.color == "BGR" else pixels, preprocess)
+    if layout == "NCHW":
+        expected = expected.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(ours.run(pixels)[0], theirs.run(np.ascontiguousarray(expected))[0], rtol=1e-5, atol=1e-4)
+
+
+def test_source_graph_is_left_as_it_was(conv_graph: GraphMaker) -> None:
+    source = conv_graph(ir=13)
+    before = source.SerializeToString()
+    graph.embed_normalization(source, Preprocess(**IMAGENET))
+    graph.at_most_published_versions(source)
+    assert source.SerializeToString() == before
+
+
+def test_input_that_is_called_images_already_keeps_its_name_inside(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    source = conv_graph()
+    source.graph.input[0].name = "images"
+    source.graph.node[0].input[0] = "images"
+    embedded = graph.embed_normalization(source, Preprocess(**IMAGENET))
+    assert session(embedded, tmp_path / "m.onnx").inputs[0].name == "images_uint8"
+
+
+def test_graph_that_takes_no_float_pictures_is_not_embedded(conv_graph: GraphMaker) -> None:
+    with pytest.raises(ExportError, match=r"inputs are x \['N', 1, 8, 8\]; expected one float32 input .* 3 channels"):
+        graph.embed_normalization(conv_graph(channels=1), Preprocess(**IMAGENET))
+    int32 = conv_graph()
+    int32.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    with pytest.raises(ExportError, match="cannot be embedded"):
+        graph.embed_normalization(int32, Preprocess(**IMAGENET))
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "height", "width"),
+    [
+        (["N", 3, 20, 30], "NCHW", 20, 30),
+        (["N", 20, 30, 3], "NHWC", 20, 30),
+        ([10, 3, "h", "w"], "NCHW", "h", "w"),
+        (["N", 1, 20, 30], "NCHW", 20, 30),
+    ],
+)
+def test_layout_is_found_from_the_shape(
+    shape: list[int | str], layout: str, height: int | str, width: int | str
+) -> None:
+    found = graph.find_image_input(_identity(shape))
+    assert found is not None
+    assert (found.layout, found.height, found.width) == (layout, height, width)
+
+
+@pytest.mark.parametrize("shape", [["N", 3, 3, 3], ["N", 4, 8, 8], ["N", 3, 8], ["N", 3, 20, 1]])
+def test_ambiguous_shape_is_no_picture(shape: list[int | str]) -> None:
+    assert graph.find_image_input(_identity(shape)) is None
+
+
+def _identity(shape: list[int | str]) -> onnx.ModelProto:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    made = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_initializers_among_the_inputs_are_not_inputs(conv_graph: GraphMaker) -> None:
+    model = conv_graph(ir=3)
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [8, 3, 3, 3]))
+    assert [value.name for value in graph.real_inputs(model)] == ["x"]
+
+
+def test_versions_come_down_to_what_is_published(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    newest = conv_graph(opset=24, ir=13)
+    newest.opset_import.append(helper.make_opsetid("ai.onnx.preview", 1))
+    lowered = graph.at_most_published_versions(newest)
+    assert (graph.opset_of(lowered), lowered.ir_version) == (21, 10)
+    assert [o.domain for o in lowered.opset_import] == [""]
+    batch = np.random.default_rng(2).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    runs = [session(m, tmp_path / f"{n}.onnx").run(batch)[0] for n, m in enumerate((lowered, conv_graph()))]
+    np.testing.assert_array_equal(*runs)
+    older = graph.at_most_published_versions(conv_graph(opset=13, ir=7))
+    assert (graph.opset_of(older), older.ir_version) == (13, 7)
+
+
+@pytest.mark.parametrize("content", [b"", b"no protobuf at all", b"\x08\x07"])
+def test_file_that_is_no_model_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"broken\.onnx is no ONNX model"):
+        graph.load_graph(path)
+
+
+def test_output_operator_looks_through_what_only_reshapes(conv_graph: GraphMaker) -> None:
+    model = conv_graph(last="Softmax")
+    model.graph.node.append(helper.make_node("Identity", ["scores"], ["final"]))
+    model.graph.output[0].name = "final"
+    assert graph.output_operator(model, ("Identity",)) == "Softmax"
+    assert graph.output_operator(model, ()) == "Identity"

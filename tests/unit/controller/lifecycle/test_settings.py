@@ -1,0 +1,169 @@
+"""Presets, labels, activations, held-out data, calibration images: the pipeline's small decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from controller.lifecycle.calibrate import calibration_batches, spread_images
+from controller.lifecycle.card import activation_of, class_labels, read_labels
+from controller.lifecycle.evaluate import why_rejected
+from controller.lifecycle.graph import ImageInput
+from controller.lifecycle.heldout import open_with_held_out
+from controller.lifecycle.labelled import usable_rows
+from controller.lifecycle.presets import PRESETS, complete, resolve_preprocess
+from controller.lifecycle.variants import check_precisions
+from runtime.datasets import ArrayDataset, open_dataset
+from runtime.errors import DatasetError, UsageError
+from runtime.manifest import Preprocess, Resize, Tensor
+from runtime.preprocess import Preprocessor
+
+GraphMaker = Callable[..., onnx.ModelProto]
+FIXED = ImageInput(name="x", dtype="float32", layout="NCHW", batch="N", height=20, width=30, channels=3)
+
+
+def numbered(count: int, labels: np.ndarray | None = None, names: tuple[str, ...] | None = None) -> ArrayDataset:
+    """A dataset whose pictures say their number in their first pixel."""
+    images = np.zeros((count, 8, 8, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
+    return ArrayDataset(uri="n", images=images, labels=labels, label_names=names, source_file="n", fingerprint="f")
+
+
+def test_preset_or_strict_file(tmp_path: Path) -> None:
+    assert resolve_preprocess("imagenet").crop == (224, 224)
+    path = tmp_path / "own.json"
+    own = {"color": "BGR", "resize": {"mode": "exact", "size": [20, 30]}, "mean": [1, 2, 3]}
+    path.write_text(json.dumps(own))
+    assert resolve_preprocess(str(path)).resize == Resize(mode="exact", size=(20, 30))
+    path.write_text(json.dumps({**own, "means": [1, 2, 3]}))
+    with pytest.raises(UsageError, match=r"own\.json is not valid: means: Extra inputs"):
+        resolve_preprocess(str(path))
+    path.write_text("{")
+    with pytest.raises(UsageError, match="is not valid"):
+        resolve_preprocess(str(path))
+    with pytest.raises(UsageError, match=r"'imagnet' is no preset \(imagenet, raw255, unit, symmetric\) and no file"):
+        resolve_preprocess("imagnet")
+
+
+def test_size_comes_from_the_graph_where_the_preset_says_none() -> None:
+    assert complete(PRESETS["raw255"], FIXED).resize == Resize(mode="exact", size=(20, 30))
+    dynamic = ImageInput(name="x", dtype="float32", layout="NCHW", batch="N", height="h", width="w", channels=3)
+    assert complete(PRESETS["imagenet"], dynamic) == PRESETS["imagenet"]
+    with pytest.raises(UsageError, match=r"any size \(h x w\)"):
+        complete(PRESETS["raw255"], dynamic)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "says"),
+    [
+        (PRESETS["imagenet"], "height of 224, input 'x' takes 20"),
+        (Preprocess(crop=(20, 31)), "width of 31, input 'x' takes 30"),
+        (Preprocess(resize=Resize(size=20)), "height of no fixed size"),
+    ],
+)
+def test_size_that_the_graph_does_not_take_is_refused(preprocess: Preprocess, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        complete(preprocess, FIXED)
+
+
+@pytest.mark.parametrize(
+    ("last", "activation"), [("Softmax", "none"), ("Sigmoid", "none"), ("LogSoftmax", "softmax"), (None, "softmax")]
+)
+def test_activation_is_found_from_the_last_operator(conv_graph: GraphMaker, last: str | None, activation: str) -> None:
+    assert activation_of(conv_graph(last=last)) == activation
+    assert activation_of(conv_graph(last=last), "sigmoid") == "sigmoid"
+    with pytest.raises(UsageError, match="activation 'relu' is not known; expected softmax, sigmoid, none"):
+        activation_of(conv_graph(), "relu")
+
+
+def test_labels_are_read_in_order_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\n dog \n\nbird\n\n\n", encoding="utf-8-sig")
+    assert read_labels(path) == ("cat", "dog", "", "bird")
+    path.write_text("\n\n")
+    with pytest.raises(UsageError, match="is empty"):
+        read_labels(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        read_labels(path)
+    with pytest.raises(UsageError, match="does not exist"):
+        read_labels(tmp_path / "none.txt")
+    assert class_labels((3, 2), None, None) == ("class_0", "class_1")
+    assert class_labels((3, 2, 1, 1), ("a", "b"), ("c", "d")) == ("a", "b")
+    with pytest.raises(UsageError, match="the labels file names 3 classes, the model has 2"):
+        class_labels((1, 2), ("a", "b", "c"), None)
+    with pytest.raises(UsageError, match=r"shape \[1, 8, 8\]; a classifier gives \[N, classes\]"):
+        class_labels((1, 8, 8), None, None)
+
+
+def test_precisions_that_cannot_be_built_are_refused() -> None:
+    check_precisions(("fp32", "int8"))
+    with pytest.raises(UsageError, match="precision fp16 cannot be built; expected out of fp32, int8"):
+        check_precisions(("fp32", "fp16"))
+    with pytest.raises(UsageError, match="needs fp32 beside it"):
+        check_precisions(("int8",))
+
+
+FP32 = {"top1": 0.9, "latency_ms": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "max_drop", "says"),
+    [
+        ({"top1": 0.896, "latency_ms": 1.0}, 0.5, None),
+        ({"top1": 0.95, "latency_ms": 1.0}, 0.0, None),
+        ({"top1": 0.89, "latency_ms": 1.0}, 0.5, "top-1 is 1.00 points below fp32; at most 0.5 are allowed"),
+        ({"top1": 0.89, "latency_ms": 1.0}, 1.5, None),
+        ({"top1": 0.9, "latency_ms": 2.0}, 0.5, "not faster than fp32: 2.000 ms against 2.000 ms"),
+    ],
+)
+def test_variant_earns_its_place_by_accuracy_and_speed(
+    metrics: dict[str, float], max_drop: float, says: str | None
+) -> None:
+    assert why_rejected(metrics, FP32, max_drop) == says
+
+
+def test_calibration_images_come_from_all_over() -> None:
+    numbers = [int(i[0, 0, 0]) + 256 * int(i[0, 0, 1]) for i in spread_images(numbered(1000), limit=64)]
+    assert len(set(numbers)) == 64
+    quarters = np.bincount(np.asarray(numbers) // 250)
+    assert quarters.tolist() == [16, 16, 16, 16]
+    assert len(list(spread_images(numbered(10), limit=64))) == 10
+
+
+def test_calibration_needs_a_whole_batch() -> None:
+    preprocess = Preprocess(embedded=True)
+    preprocessor = Preprocessor(preprocess, Tensor(name="x", dtype="uint8", shape=("N", 8, 8, 3)))
+    shapes = [batch.shape for batch in calibration_batches(numbered(20), preprocessor, 8)]
+    assert shapes == [(8, 8, 8, 3)] * 2
+    with pytest.raises(DatasetError, match="has 5 usable images; calibration needs 8 at least"):
+        list(calibration_batches(numbered(5), preprocessor, 8))
+
+
+def test_held_out_rows_are_never_learned_from(digit_folder: Path) -> None:
+    def contents(*uris: str | None) -> list[set[bytes]]:
+        parts = open_with_held_out(str(uris[0]), uris[1] if len(uris) > 1 else None)
+        return [{np.asarray(image).tobytes() for image, _ in usable_rows(part)} for part in parts]
+
+    for uri, share in (("digits", 364 / 1797), ("digits#train", 364 / 1797), (str(digit_folder), 0.1)):
+        learned, judged = contents(uri)
+        assert not learned & judged
+        assert len(judged) / (len(learned) + len(judged)) == pytest.approx(share, abs=0.02)
+    learned, judged = contents(str(digit_folder), str(digit_folder))
+    assert learned == judged
+    assert contents("digits")[1] == contents("digits#train")[1]
+
+
+def test_rows_without_a_proper_label_are_an_error() -> None:
+    with pytest.raises(DatasetError, match="has no label in row 0"):
+        list(usable_rows(numbered(3)))
+    with pytest.raises(DatasetError, match="label 2 in row 2 of n; expected 0 to 1"):
+        list(usable_rows(numbered(3, np.arange(3), ("a", "b"))))
+    with pytest.raises(DatasetError, match="label -1"):
+        list(usable_rows(numbered(1, np.array([-1]))))
+    assert open_dataset("digits").label_names == tuple("0123456789")
