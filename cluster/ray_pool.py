@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ from cluster.worker import ShardWorker, Threads, WorkerSpec
 __all__ = ["RayPool", "ray_session"]
 
 SLOTS = 2  # shards an actor: while one ends, the next begins
+CONNECT_TIMEOUT = 5.0  # seconds
 START_TIMEOUT = 180.0  # seconds until the first actor must be ready
 MOST_BAD_STARTS = 3  # actors in a row that die while they start
 POLL_PROGRESS = 1.0  # seconds
@@ -57,16 +58,36 @@ def ray_session(address: str | None, cores: int) -> Iterator[int]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     own = {"num_cpus": cores, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    _check_reachable(address)
+    with _silenced_stdout():
+        try:
+            ray.init(address=address, **quiet, **(own if address == "local" else {}))
+        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise PoolError(
+                f"Ray at {address!r} cannot be used: {' '.join(str(error).split())[:300]}; --local runs without Ray"
+            ) from None
+        try:
+            yield int(ray.cluster_resources().get("CPU", 0))
+        finally:
+            ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise unless something listens at *address*, if that is host and port: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
     try:
-        ray.init(address=address, **quiet, **(own if address == "local" else {}))
-    except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise PoolError(
-            f"Ray at {address!r} cannot be used: {' '.join(str(error).split())[:300]}; --local runs without Ray"
-        ) from None
-    try:
-        yield int(ray.cluster_resources().get("CPU", 0))
-    finally:
-        ray.shutdown()
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise PoolError(f"there is no Ray cluster at {address!r}: {error}; --local runs without Ray") from None
+
+
+@contextmanager
+def _silenced_stdout() -> Iterator[None]:
+    """Keep Ray's own remarks out of the result: a thread of it prints to stdout when a worker dies."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123 - no path of ours
+        yield
 
 
 class _ActorBody:

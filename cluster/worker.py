@@ -181,7 +181,8 @@ class ShardWorker:
                 self._progress[shard.id] += len(item.predictions) + len(item.prepared.bad) + item.prepared.filtered
             with clock.measure("write"), _naming(self._spec.output):
                 attempt.publish()
-            return attempt.commit(filtered=filtered, seconds=clock.seconds, ran_on=self.ran_on)
+            with _naming(self._spec.output):
+                return attempt.commit(filtered=filtered, seconds=clock.seconds, ran_on=self.ran_on)
 
     def _pipeline(self, shard: Shard, clock: StageClock) -> Generator[_Inferred, None, None]:
         """Yield the shard's rows, inferred; each stage works ahead of the next."""

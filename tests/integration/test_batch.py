@@ -1,0 +1,261 @@
+"""`vedette batch` as a user runs it: real processes, real Ray, killed in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from color_model import LABELS, write_artifact, write_rows
+
+from cluster import read_output
+from runtime.artifact import Artifact
+from runtime.predictor import Predictor
+from runtime.proof import prove_isolated
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+ROWS = 6000
+SHARD_ROWS = 50
+BAD_ROW = 1234
+MODES = [pytest.param(("--local",), id="local"), pytest.param(("--workers", "2"), id="ray")]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    root = write_artifact(tmp_path / "model").root
+    assert prove_isolated(root, "fp32", "CPUExecutionProvider").passed
+    return root
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    for part in range(4):
+        bad = {BAD_ROW: b"no image"} if part == 0 else {}
+        write_rows(tmp_path / "in" / f"{part}.parquet", ROWS // 4, first=part * ROWS // 4, row_group=200, bad=bad)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def batch(model: Path, rows: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command over the rows into tmp_path/out; further arguments count after the usual ones."""
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [str(Path(sys.executable).with_name("vedette")), "batch", "run"]
+        command += ["--model", str(model), "--input", str(rows), "--output", str(tmp_path / "out")]
+        keep = [] if "--keep" in arguments else ["--keep", "number"]
+        command += ["--shard-rows", str(SHARD_ROWS), "--json", *keep, *arguments]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    started: list[subprocess.Popen[str]] = []
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> dict:
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return json.loads(stdout)
+
+
+def refused(process: subprocess.Popen[str]) -> str:
+    """Return the one line of stderr, without the prefix, of a call that must fail without a traceback."""
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode in {1, 2}, (stdout, stderr)
+    lines = [line for line in stderr.splitlines() if not line.startswith("batch: ")]  # progress
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("vedette: error: ")
+    return lines[0]
+
+
+def commits(out: Path) -> int:
+    return len(list(out.glob("_commits/*.json")))
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def assert_every_row_once(out: Path) -> None:
+    table = read_output(out)
+    numbers = table.column("number").to_pylist()
+    assert numbers == [n for n in range(ROWS) if n != BAD_ROW]
+    assert table.column("label").to_pylist() == [LABELS[n % 3] for n in numbers]
+    quarantine = json.loads((out / "_manifest.json").read_bytes())["quarantine"]
+    (bad,) = [row for file in quarantine for row in pq.read_table(out / file["path"]).to_pylist()]
+    assert (bad["source_row"], bad["reason"]) == (BAD_ROW, "not_an_image")
+
+
+def ray_processes(home: Path) -> list[psutil.Process]:
+    """Return the processes of Ray, and of what it started, whose environment names this test's home."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("VEDETTE_HOME") == str(home):
+                found.append(process)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running(home: Path) -> Iterator[None]:
+    yield
+    wait_until(lambda: not ray_processes(home), f"all processes ended; left are {ray_processes(home)}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_killed_driver_and_the_same_command_again_give_every_row_once(batch, tmp_path, home, mode):
+    out = tmp_path / "out"
+    driver = batch(*mode)
+    wait_until(lambda: commits(out) >= 10, "ten commits")
+    driver.kill()
+    driver.communicate()
+    before = commits(out)
+    assert before < ROWS / SHARD_ROWS
+    assert not (out / "_SUCCESS").exists()
+    summary = finish(batch(*mode))
+    assert summary["rows"] == {"in": ROWS, "out": ROWS - 1, "quarantined": 1, "filtered": 0}
+    assert summary["shards"]["resumed"] >= before
+    assert_every_row_once(out)
+
+
+def test_a_killed_actor_loses_and_doubles_no_row(batch, tmp_path, home):
+    out = tmp_path / "out"
+    driver = batch("--workers", "2")
+    wait_until(lambda: commits(out) >= 5, "five commits")
+    for victim in {json.loads(path.read_bytes())["ran_on"]["pid"] for path in out.glob("_commits/*.json")}:
+        os.kill(int(victim), signal.SIGKILL)
+    summary = finish(driver)
+    assert summary["shards"]["committed"] == summary["shards"]["total"]
+    assert_every_row_once(out)
+    workers = Counter(json.loads(path.read_bytes())["ran_on"]["pid"] for path in out.glob("_commits/*.json"))
+    assert len(workers) >= 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_driver_and_all_it_started_with_one_line(batch, tmp_path, mode, number):
+    driver = batch(*mode)
+    wait_until(lambda: commits(tmp_path / "out") >= 5, "five commits")
+    driver.send_signal(number)
+    _, stderr = driver.communicate(timeout=30)
+    assert driver.returncode == 130
+    (line,) = [line for line in stderr.splitlines() if not line.startswith("batch: ")]
+    assert f"stopped by {number.name}" in line
+    assert "run the same command again" in line
+
+
+def test_two_drivers_at_the_same_time_do_each_row_once(batch, tmp_path):
+    drivers = [batch("--local"), batch("--local")]
+    summaries = [finish(driver) for driver in drivers]
+    assert sum(summary["shards"]["committed"] for summary in summaries) == ROWS // SHARD_ROWS
+    assert_every_row_once(tmp_path / "out")
+    files = {path.name for path in (tmp_path / "out" / "data").iterdir()}
+    assert len(files) == ROWS // SHARD_ROWS
+
+
+def test_a_stuck_actor_is_replaced(batch, tmp_path):
+    out = tmp_path / "out"
+    driver = batch("--workers", "2", "--stall-timeout", "3")
+    wait_until(lambda: commits(out) >= 5, "five commits")
+    victim = json.loads(next(out.glob("_commits/*.json")).read_bytes())["ran_on"]["pid"]
+    os.kill(int(victim), signal.SIGSTOP)
+    finish(driver)
+    assert_every_row_once(out)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_full_disk_is_one_line_and_nothing_is_committed_half(batch, small_disk, mode):
+    out = small_disk / "out"
+    line = refused(batch("--output", str(out), *mode))
+    assert "no space left on device" in line
+    assert str(out) in line
+    assert not (out / "_SUCCESS").exists()
+    committed = [json.loads(path.read_bytes()) for path in out.glob("_commits/*.json")]
+    assert 0 < len(committed) < ROWS / SHARD_ROWS
+    for commit in committed:
+        assert pq.read_table(out / commit["data"]["path"]).num_rows == commit["data"]["rows"]
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    summary = finish(batch("--output", str(out), *mode))
+    assert summary["shards"]["resumed"] == len(committed)
+    assert_every_row_once(out)
+
+
+def test_wrong_calls_and_broken_input_are_one_line(batch, rows, tmp_path):
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1" + b"x" * 100 + b"PAR1")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
+    cases = [
+        (("--keep", "nope"), "'nope'; its columns are: image, number, name"),
+        (("--image-column", "nope"), "no column 'nope'"),
+        (("--input", str(tmp_path / "broken.parquet")), "not a readable Parquet file"),
+        (("--input", str(tmp_path / "empty.parquet")), "empty"),
+        (("--input", str(tmp_path / "absent")), "does not exist"),
+        (("--model", "unknown"), "unknown"),
+        (("--filter", "number ~ 3"), "--filter"),
+        (("--workers", "lots"), "--workers"),
+        (("--batch-size", "0"), "--batch-size"),
+        (("--provider", "quantum"), "quantum"),
+    ]
+    for arguments, text in cases:
+        assert text in refused(batch("--local", *arguments))
+    assert "quantum" in refused(batch("--workers", "1", "--provider", "quantum"))
+
+
+def test_a_row_group_that_is_damaged_fails_the_job_with_its_place(batch, rows, tmp_path):
+    path = rows / "2.parquet"
+    with pq.ParquetFile(path) as file:
+        chunk = file.metadata.row_group(3).column(0)
+    with path.open("r+b") as file:
+        file.seek(chunk.data_page_offset)
+        file.write(b"\xff" * 40)
+    line = refused(batch("--local"))
+    assert "2.parquet" in line
+    assert "cannot be read" in line
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_bad_ray_address_is_one_line(batch):
+    assert "--local runs without Ray" in refused(batch("--address", "127.0.0.1:1"))
+
+
+def test_hugging_face_parquet_gives_what_the_predictor_says(batch, tmp_path, test_data, model):
+    path = test_data("images/cifar10_2000_hf.parquet")
+    finish(batch("--input", str(path), "--keep", "label=truth", "--filter", "label == 3"))
+    source = pq.read_table(path)
+    table = read_output(tmp_path / "out")
+    numbers = [n for n, label in enumerate(source.column("label").to_pylist()) if label == 3]
+    assert table.column("source_row").to_pylist() == numbers
+    assert set(table.column("truth").to_pylist()) == {3}
+    images = [source.column("img")[n].as_py()["bytes"] for n in numbers]
+    expected = Predictor(Artifact.open(model), provider="cpu").predict(images)
+    assert table.column("label_id").to_pylist() == [one.label_id for one in expected]
+    np.testing.assert_allclose(table.column("score").to_numpy(), [one.score for one in expected], rtol=1e-5)
