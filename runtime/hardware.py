@@ -33,7 +33,7 @@ class Machine:
     cpu_count: int  # that this process may use
     memory_mb: int
     cpu_flags: frozenset[str]
-    has_nvidia_driver: bool
+    nvidia_driver: str  # what the kernel module says of itself; empty without one
 
     @property
     def device_class(self) -> DeviceClass:
@@ -43,7 +43,7 @@ class Machine:
 
 _CLASSES: Mapping[DeviceClass, Callable[[Machine], bool]] = {  # the order matters: a Jetson is an ARM machine too
     DeviceClass.JETSON: lambda m: "jetson" in m.model.lower(),
-    DeviceClass.NVIDIA: lambda m: m.has_nvidia_driver,
+    DeviceClass.NVIDIA: lambda m: bool(m.nvidia_driver),
     DeviceClass.ARM: lambda m: m.architecture in {"aarch64", "armv7l", "arm64"},
     DeviceClass.INTEL: lambda m: m.vendor == "GenuineIntel",
     DeviceClass.X86: lambda m: True,  # noqa: ARG005 - the last resort takes what is left
@@ -76,5 +76,5 @@ def this_machine() -> Machine:
         cpu_count=len(os.sched_getaffinity(0)),
         memory_mb=pages * page_size // 2**20,
         cpu_flags=frozenset((cpu.get("flags") or cpu.get("Features") or "").split()),
-        has_nvidia_driver=Path("/proc/driver/nvidia/version").exists(),
+        nvidia_driver=_read("/proc/driver/nvidia/version").partition("\n")[0],
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from runtime import images
 from runtime.artifact import Artifact
 from runtime.errors import ModelError, ProviderError
-from runtime.manifest import Variant
+from runtime.manifest import Tensor, Variant
 from runtime.preprocess import Preprocessor
 from runtime.proof import Proof, prove_isolated
 from runtime.providers import candidates, canonical
@@ -54,8 +54,9 @@ def select(artifact: Artifact, proofs: Sequence[Proof]) -> Proof:
     passed = [proof for proof in proofs if proof.passed]
     if not passed:
         why = "; ".join(f"{p.variant} on {p.provider}: {p.reason}" for p in proofs)
-        raise ProviderError(f"{artifact.manifest.reference} runs on no execution provider here: {why or 'none fits'}")
-    return min(passed, key=lambda proof: proof.latency_ms or float("inf"))
+        nothing = "no variant that is here is meant for any that may be tried"
+        raise ProviderError(f"{artifact.manifest.reference} runs on no execution provider here: {why or nothing}")
+    return min(passed, key=lambda proof: float("inf") if proof.latency_ms is None else proof.latency_ms)
 
 
 class Predictor:
@@ -111,12 +112,16 @@ class Predictor:
 
         Raises:
             ImageError: One of them is no usable picture.
-            ModelError: Inference failed.
+            ModelError: Inference failed, or the pictures become inputs of different sizes (the manifest
+                names no size, and the graph takes any).
         """
         if not sources:
             return []
         pictures = [images.load(source) for source in sources]
-        batch = np.stack([self.prepare(picture) for picture in pictures])
+        inputs = [self.prepare(picture) for picture in pictures]
+        if len(shapes := {one.shape for one in inputs}) > 1:
+            raise ModelError(f"{self.artifact.manifest.reference}: inputs of shapes {sorted(shapes)} make no batch")
+        batch = np.stack(inputs)
         return self.decode(self.infer(batch), [picture.shape[:2] for picture in pictures])
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
@@ -150,5 +155,5 @@ class Predictor:
         return self._decoder(outputs, sizes, self.artifact.manifest)
 
 
-def _describe(tensors: Sequence[Any]) -> str:
+def _describe(tensors: Sequence[Tensor]) -> str:
     return ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in tensors) or "nothing"

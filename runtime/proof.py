@@ -4,14 +4,18 @@ Rules:
     * The proof runs in a child process with a timeout: a bad driver kills the child, nobody else.
     * This module loads neither NumPy nor ONNX Runtime: the agent's daemon uses it. The child's side
       is `runtime.proving`.
-    * A passed proof is kept under a key of all that could change it; a failed one is never kept.
+    * Whatever the child does (wrong output, crash, silence) is a proof that did not pass, and says why.
+    * A passed proof is kept under a key of all that could change it; a failed one is never kept. A kept
+      proof counts only while the files are still the ones that the manifest pins.
 """
 
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -19,6 +23,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.artifact import Artifact
+from runtime.errors import ArtifactError
 from runtime.files import replace_bytes
 from runtime.hardware import this_machine
 from runtime.home import Home
@@ -56,14 +61,17 @@ def ort_version() -> str:
 
 
 def _cache_file(artifact: Artifact, variant_id: str, provider: str) -> Path:
-    machine = this_machine()
+    machine, variant = this_machine(), artifact.manifest.variant(variant_id)
     facts = (
-        artifact.manifest.variant(variant_id).sha256,
+        variant.id,
+        variant.sha256,
+        variant.tolerance,
         artifact.manifest.golden.sha256,
         provider,
         sorted(options_of(provider).items()),
         ort_version(),
         machine.model,
+        machine.nvidia_driver,
         sorted(machine.cpu_flags),
     )
     return Home.from_environment().cache / "proofs" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.json"
@@ -82,30 +90,43 @@ def prove_isolated(root: Path, variant_id: str, provider: str, *, timeout: float
         The proof; a crash, a timeout or a wrong output is a proof that did not pass.
 
     Raises:
-        ModelNotFoundError: There is no artifact in *root*.
-        ManifestError: The artifact has no such variant.
+        ModelNotFoundError: There is no artifact in *root*, or it has no such variant.
+        ManifestError: The artifact's manifest is not valid.
     """
-    kept = _cache_file(Artifact.open(root), variant_id, provider)
+    artifact = Artifact.open(root)
+    kept = _cache_file(artifact, variant_id, provider)
     try:
+        artifact.verified_path(artifact.manifest.variant(variant_id))
+        artifact.verified_path(artifact.manifest.golden)
+    except ArtifactError as error:
+        return _failed(variant_id, provider, str(error))
+    with suppress(OSError, ValidationError):  # not proven yet on this machine
         return Proof.model_validate_json(kept.read_bytes())
-    except (OSError, ValidationError):
-        pass  # not proven yet on this machine
     proof = _prove_in_child(root, variant_id, provider, timeout)
     if proof.passed:
-        replace_bytes(kept, proof.model_dump_json(indent=1).encode())
+        with suppress(OSError):  # a disk that is full or read-only costs the next start a second proof
+            replace_bytes(kept, proof.model_dump_json(indent=1).encode())
     return proof
 
 
+def _failed(variant_id: str, provider: str, reason: str) -> Proof:
+    ort = ort_version().rpartition(" ")[2]
+    return Proof(variant=variant_id, provider=provider, passed=False, reason=reason, ort=ort)
+
+
 def _prove_in_child(root: Path, variant_id: str, provider: str, timeout: float) -> Proof:
-    command = [sys.executable, "-m", "runtime.proving", str(root), variant_id, provider]
+    # -P: a folder called `runtime` where the user happens to be is not ours.
+    command = [sys.executable, "-P", "-m", "runtime.proving", str(root.absolute()), variant_id, provider]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        reason = f"no answer within {timeout:g} s"
-    else:
-        try:
-            return Proof.model_validate_json(done.stdout)
-        except ValidationError:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
-            reason = f"the child process ended with code {done.returncode}: {last[0][:300]}"
-    return Proof(variant=variant_id, provider=provider, passed=False, reason=reason, ort=ort_version())
+        return _failed(variant_id, provider, f"no answer within {timeout:g} s")
+    try:
+        return Proof.model_validate_json(b"".join(done.stdout.splitlines()[-1:]))  # drivers may print before it
+    except ValidationError:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        return _failed(variant_id, provider, f"the child process {_ending(done.returncode)}: {last[0][:300]}")
+
+
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -11,6 +11,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from runtime.artifact import Artifact
-from runtime.errors import ProviderError, VedetteError
+from runtime.errors import ArtifactError, ProviderError, VedetteError
 from runtime.manifest import Variant
 from runtime.proof import Proof
 from runtime.session import Session, SessionOptions
@@ -43,9 +45,7 @@ def prove(artifact: Artifact, variant: Variant, provider: str) -> Proof:
             one by more than ``variant.tolerance``.
     """
     session = Session(artifact.verified_path(variant), provider, SessionOptions(), record_assignment=True)
-    with np.load(artifact.verified_path(artifact.manifest.golden)) as golden:
-        images = golden["input"]
-        expected = {o.name: golden.get(output_key(variant.id, o.name)) for o in session.outputs}
+    images, expected = _load_golden(artifact, variant, [output.name for output in session.outputs])
     found = dict(zip(expected, session.run(images), strict=True))
     worst = max(_difference(name, found[name], expected[name]) for name in expected)
     if not worst <= variant.tolerance:  # so that NaN fails
@@ -62,6 +62,18 @@ def prove(artifact: Artifact, variant: Variant, provider: str) -> Proof:
         latency_ms=_latency(session, images),
         node_share=session.node_share(),
     )
+
+
+def _load_golden(
+    artifact: Artifact, variant: Variant, outputs: Sequence[str]
+) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any] | None]]:
+    """Return the golden input, and the golden outputs by name, ``None`` where one is absent."""
+    path = artifact.verified_path(artifact.manifest.golden)
+    try:
+        with np.load(path) as golden:
+            return golden["input"], {name: golden.get(output_key(variant.id, name)) for name in outputs}
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path} is not a golden file: {error}") from None
 
 
 def _difference(name: str, found: npt.NDArray[Any], expected: npt.NDArray[Any] | None) -> float:

@@ -97,8 +97,11 @@ class Session:
         if built[0] != provider:
             raise ProviderError(f"{provider} was asked for, ONNX Runtime fell back to {built[0]}")
         self.provider = provider
+        self._recorded = record_assignment and hasattr(self._session, "get_provider_graph_assignment_info")
         self.inputs = _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
+        if not self.inputs:
+            raise ModelError(f"{path} takes no input; expected an image input")
 
     def run(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
         """Return the graph's outputs for *batch*, its first input.
@@ -115,10 +118,9 @@ class Session:
 
     def node_share(self) -> float | None:
         """Return the part of the nodes that really runs on `provider`; ``None`` if ONNX Runtime does not tell."""
-        try:
-            subgraphs = self._session.get_provider_graph_assignment_info()
-        except (AttributeError, RuntimeError):  # before ONNX Runtime 1.24, or not recorded
+        if not self._recorded:  # not asked for, or ONNX Runtime is older than 1.24
             return None
+        subgraphs = self._session.get_provider_graph_assignment_info()
         nodes = [(subgraph.ep_name, len(subgraph.get_nodes())) for subgraph in subgraphs]
         total = sum(count for _, count in nodes)
         return sum(count for name, count in nodes if name == self.provider) / total if total else None

@@ -3,7 +3,8 @@
 Rules:
     * The first output holds the scores, (N, C) up to trailing dimensions of 1.
     * `softmax` and `sigmoid` turn logits to probabilities; `none` takes the output as it is.
-    * Equal scores are ordered by label id, so that the answer does not depend on the machine.
+    * The raw output decides the order, since probabilities saturate; equal scores are ordered by label
+      id, so that the answer does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def decode_classification(
     if len(labels) != scores.shape[1]:
         raise ModelError(f"{manifest.reference}: {scores.shape[1]} classes in the output, {len(labels)} labels")
     activated = ACTIVATIONS[manifest.postprocess.activation](scores.astype(np.float32))
-    best = np.argsort(-activated, axis=1, kind="stable")[:, : manifest.postprocess.top_k]
+    best = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, : manifest.postprocess.top_k]
     return [
         _classification([LabelScore(int(index), labels[index], float(row[index])) for index in order])
         for row, order in zip(activated, best, strict=True)
