@@ -49,7 +49,7 @@ __all__ = ["Settings", "initialize", "open_database", "parse_listen", "serve"]
 
 EMBEDDED = "embedded"
 CONNECT_TIMEOUT = 10.0  # seconds until the bridge must have reached the broker
-BIND_PATIENCE = 2.0  # seconds
+BIND_PATIENCE = 1.0  # seconds
 GRACE = 3  # seconds for requests under way at the end
 
 

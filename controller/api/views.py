@@ -207,7 +207,7 @@ def rollout_view(row: RolloutRow, members: list[MemberRow]) -> RolloutView:
         created_by=row.created_by,
         updated_at=row.updated_at,
         counts={outcome.value: outcomes.count(outcome.value) for outcome in Outcome},
-        devices=[MemberView.model_validate(member).model_copy(update={"wave": member.wave + 1}) for member in members],
+        devices=[_member_view(member) for member in members],
     )
 
 

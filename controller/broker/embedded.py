@@ -38,7 +38,9 @@ __all__ = ["EmbeddedBroker", "find_server", "render"]
 
 CONTROLLER = "$controller"  # no device can have this name: '$' is no character of a topic level of ours
 START_TIMEOUT = 10.0  # seconds
-RELOAD_TIMEOUT = 5.0  # seconds
+RELOAD_TIMEOUT = 15.0  # seconds
+ATTEMPT_TIMEOUT = 2.0  # seconds for one login
+RELOADED = b"Reloaded server configuration"  # in the log, once all of the new configuration is in force
 STOP_TIMEOUT = 5.0  # seconds
 MAX_PAYLOAD = 1_048_576  # bytes; four chunks
 MAX_ACK_PENDING = 2048  # QoS 1 messages on their way to one client; nats-server's default is 1024
@@ -126,7 +128,7 @@ class EmbeddedBroker:
         self._layout = Layout(root=root)
         self._devices = list(devices)
         self._process: asyncio.subprocess.Process | None = None
-        self._reload = asyncio.Lock()
+        self._admission = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self._layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -156,11 +158,11 @@ class EmbeddedBroker:
 
     async def admit(self, devices: Sequence[Credential], *, probe: Login | None = None) -> None:
         """Let exactly *devices* in from now on; see `interface.Broker`."""
-        async with self._reload:
+        async with self._admission:
             if list(devices) != list(self._devices):
                 self._devices = list(devices)
                 self._write()
-                self._running().send_signal(signal.SIGHUP)
+                await self._reload_configuration()
             await self._until_login(
                 probe or self.login, RELOAD_TIMEOUT, f"did not let {(probe or self.login).username} in"
             )
@@ -183,6 +185,20 @@ class EmbeddedBroker:
         text = render(self._listen, self._fleet, self._controller, self._devices, self._layout.root)
         replace_bytes(self._layout.configuration, text.encode(), mode=0o600)
 
+    async def _reload_configuration(self) -> None:
+        """Have nats-server read its configuration again, and wait until it did.
+
+        Whoever connects while it does can hang for seconds, since JetStream's answer to its MQTT
+        layer gets lost; so we look into the log before we try a login.
+        """
+        with self._layout.log.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            self._running().send_signal(signal.SIGHUP)
+            deadline, seen = time.monotonic() + ATTEMPT_TIMEOUT, b""
+            while RELOADED not in seen and time.monotonic() < deadline:
+                await asyncio.sleep(0.005)
+                seen += log.read()
+
     async def _until_login(self, login: Login, timeout: float, what: str) -> None:  # noqa: ASYNC109 - it raises its own error
         """Wait until *login* is accepted."""
         deadline, reason = time.monotonic() + timeout, "no answer"
@@ -190,7 +206,7 @@ class EmbeddedBroker:
             if self._running().returncode is not None:
                 raise BrokerError(f"nats-server on {self._listen} {what}: {self._last_words()}")
             try:
-                async with connect(self, login):
+                async with connect(self, login, patience=ATTEMPT_TIMEOUT):
                     return
             except aiomqtt.MqttError as error:
                 reason = str(error)

@@ -40,13 +40,16 @@ def tls_context(address: BrokerAddress, ca_pem: str | None) -> ssl.SSLContext | 
     return ssl.create_default_context(cadata=ca_pem) if address.tls else None
 
 
-def connect(broker: Broker, login: Login, *, identifier: str | None = None, clean: bool = True) -> aiomqtt.Client:
+def connect(
+    broker: Broker, login: Login, *, identifier: str | None = None, clean: bool = True, patience: float = 10.0
+) -> aiomqtt.Client:
     """Return a client of *broker* for *login*, not connected yet.
 
     Args:
         broker: To connect to.
         login: User name and password.
         identifier: MQTT client identifier; random if ``None``.
+        patience: Seconds that the broker has for each answer.
         clean: ``False`` keeps the session, so that QoS 1 messages wait for the client while it is away.
     """
     return aiomqtt.Client(
@@ -57,6 +60,6 @@ def connect(broker: Broker, login: Login, *, identifier: str | None = None, clea
         identifier=identifier,
         clean_session=clean,
         tls_context=tls_context(broker.address, broker.ca_pem),
-        timeout=10,
+        timeout=patience,
         keepalive=30,
     )

@@ -13,7 +13,7 @@ from controller.database.schema import AuditRow
 __all__ = ["latest", "record"]
 
 
-def record(session: Session, now: datetime, actor: str, action: str, subject: str, **detail: Any) -> None:
+def record(session: Session, now: datetime, actor: str, action: str, subject: str, /, **detail: Any) -> None:
     """Note that *actor* did *action* (``device.enroll``) to *subject*."""
     session.add(AuditRow(time=now, actor=actor, action=action, subject=subject, detail=detail))
 
