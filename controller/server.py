@@ -19,7 +19,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,6 +49,7 @@ __all__ = ["Settings", "initialize", "open_database", "parse_listen", "serve"]
 
 EMBEDDED = "embedded"
 CONNECT_TIMEOUT = 10.0  # seconds until the bridge must have reached the broker
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 BIND_PATIENCE = 1.0  # seconds
 GRACE = 3  # seconds for requests under way at the end
 
@@ -164,6 +165,8 @@ async def _broker(settings: Settings, home: Home, known: Sequence[Credential]) -
         with await _bind(host, port, "the embedded broker", "--broker-listen") as probe:
             port = probe.getsockname()[1]
         address = BrokerAddress(host=host, port=port, tls=False)
+        if advertised is None and host in EVERYWHERE:
+            advertised = replace(address, host=socket.gethostname())
         return EmbeddedBroker(
             root / "embedded", address=address, fleet=settings.fleet, devices=known, advertised=advertised
         )
@@ -304,4 +307,6 @@ def _family(host: str, port: int) -> socket.AddressFamily:
 
 def _reachable(host: str) -> str:
     """Return a host that reaches who listens on *host*."""
-    return "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104 - compared, not bound
+    if host in EVERYWHERE:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

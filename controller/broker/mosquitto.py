@@ -108,6 +108,8 @@ class ExternalBroker:
 
     async def __aenter__(self) -> Self:
         self._write(self._devices)
+        if self._reload_command:
+            await self._run_reload()
         await self._until_login(self.login, CONNECT_TIMEOUT)
         return self
 

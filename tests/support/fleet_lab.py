@@ -87,16 +87,23 @@ class Lab:
     # --- the controller ---------------------------------------------------------------------------
 
     def start_controller(
-        self, *options: str, listen: str = "127.0.0.1:0", broker: str = "127.0.0.1:0"
+        self,
+        *options: str,
+        listen: str = "127.0.0.1:0",
+        broker: str = "127.0.0.1:0",
+        before_ready: Callable[[], object] = lambda: None,
     ) -> dict[str, Any]:
-        """Start the controller, and return what it says of itself once it is ready."""
+        """Start the controller, and return what it says of itself once it is ready.
+
+        *before_ready* is called again and again while we wait: what a broker needs to come up.
+        """
         place = self.home / "controller" / "server.json"
         place.unlink(missing_ok=True)  # of one that was killed
         addresses = ["--listen", listen]
         if "--broker" not in options:
             addresses += ["--broker-listen", broker]
         self.controller = self._start("controller", "vedette", "controller", "serve", *addresses, *options)
-        return wait_for("the controller", lambda: self._said(place))
+        return wait_for("the controller", lambda: before_ready() or self._said(place))
 
     def _said(self, place: Path) -> dict[str, Any] | None:
         assert self.controller is not None
