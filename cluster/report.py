@@ -22,7 +22,7 @@ class Tally:
         seconds: Busy seconds by stage, over all workers.
         bad: Quarantined rows of the whole job.
         committed: Shards that this run committed.
-        lost: Shards that another driver committed meanwhile.
+        elsewhere: Shards that another driver committed meanwhile, or a worker that died before it could say so.
         resumed: Shards that were committed before.
         ran_on: (variant, execution provider, ONNX Runtime version) that this run's commits name.
     """
@@ -31,7 +31,7 @@ class Tally:
     seconds: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
     committed: int = 0
-    lost: int = 0
+    elsewhere: int = 0
     resumed: int = 0
     ran_on: set[tuple[str, str, str]] = field(default_factory=set)
 
@@ -45,7 +45,7 @@ class Tally:
         """Count a *commit* that happened while this run was running."""
         self.bad.update(commit.reasons)
         if not ours:
-            self.lost += 1
+            self.elsewhere += 1
             return
         self.committed += 1
         self.rows += commit.rows
@@ -63,7 +63,7 @@ class Summary:
         output: Where the rows are.
         rows: In, out, quarantined and filtered, of the whole job.
         bad_rows: Quarantined rows by reason.
-        shards: In all, committed by this run, by another driver meanwhile, and before.
+        shards: In all, committed by this run, elsewhere meanwhile (see `Tally`), and before.
         processed_rows: Rows that this run processed.
         rows_per_second: Of this run, from the start of its first worker to its last commit.
         seconds: Busy seconds by stage, added up over this run's workers.
@@ -106,7 +106,7 @@ class Summary:
             shards={
                 "total": len(manifest.data),
                 "committed": tally.committed,
-                "by_others": tally.lost,
+                "elsewhere": tally.elsewhere,
                 "resumed": tally.resumed,
             },
             processed_rows=tally.rows,

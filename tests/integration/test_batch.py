@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,9 +26,9 @@ from runtime.proof import prove_isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
-ROWS = 6000
+ROWS = 4000
 SHARD_ROWS = 50
-BAD_ROW = 1234
+BAD_ROW = 765
 MODES = [pytest.param(("--local",), id="local"), pytest.param(("--workers", "2"), id="ray")]
 
 
@@ -84,7 +83,12 @@ def refused(process: subprocess.Popen[str]) -> str:
 
 
 def commits(out: Path) -> int:
-    return len(list(out.glob("_commits/*.json")))
+    return len(list(out.glob("_commits/[!.]*.json")))
+
+
+def actors(out: Path) -> set[int]:
+    """Return the processes that committed something."""
+    return {int(json.loads(path.read_bytes())["ran_on"]["pid"]) for path in out.glob("_commits/[!.]*.json")}
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -130,27 +134,30 @@ def test_a_killed_driver_and_the_same_command_again_give_every_row_once(batch, t
     before = commits(out)
     assert before < ROWS / SHARD_ROWS
     assert not (out / "_SUCCESS").exists()
-    summary = finish(batch(*mode))
+    summary = finish(batch("--local"))
     assert summary["rows"] == {"in": ROWS, "out": ROWS - 1, "quarantined": 1, "filtered": 0}
     assert summary["shards"]["resumed"] >= before
     assert_every_row_once(out)
 
 
-def test_a_killed_actor_loses_and_doubles_no_row(batch, tmp_path, home):
+def test_killed_and_stuck_actors_lose_and_double_no_row(batch, tmp_path):
     out = tmp_path / "out"
-    driver = batch("--workers", "2")
-    wait_until(lambda: commits(out) >= 5, "five commits")
-    for victim in {json.loads(path.read_bytes())["ran_on"]["pid"] for path in out.glob("_commits/*.json")}:
-        os.kill(int(victim), signal.SIGKILL)
+    driver = batch("--workers", "2", "--stall-timeout", "4")
+    wait_until(lambda: commits(out) >= 5 and len(actors(out)) == 2, "commits of both actors")
+    killed, stuck = actors(out)
+    os.kill(killed, signal.SIGKILL)
+    os.kill(stuck, signal.SIGSTOP)
     summary = finish(driver)
-    assert summary["shards"]["committed"] == summary["shards"]["total"]
+    assert summary["shards"]["committed"] + summary["shards"]["elsewhere"] == summary["shards"]["total"]
     assert_every_row_once(out)
-    workers = Counter(json.loads(path.read_bytes())["ran_on"]["pid"] for path in out.glob("_commits/*.json"))
-    assert len(workers) >= 3
+    assert len(actors(out)) >= 3
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [(("--local",), signal.SIGINT), (("--local",), signal.SIGTERM), (("--workers", "2"), signal.SIGTERM)],
+    ids=["local-INT", "local-TERM", "ray-TERM"],
+)
 def test_a_signal_ends_the_driver_and_all_it_started_with_one_line(batch, tmp_path, mode, number):
     driver = batch(*mode)
     wait_until(lambda: commits(tmp_path / "out") >= 5, "five commits")
@@ -169,16 +176,6 @@ def test_two_drivers_at_the_same_time_do_each_row_once(batch, tmp_path):
     assert_every_row_once(tmp_path / "out")
     files = {path.name for path in (tmp_path / "out" / "data").iterdir()}
     assert len(files) == ROWS // SHARD_ROWS
-
-
-def test_a_stuck_actor_is_replaced(batch, tmp_path):
-    out = tmp_path / "out"
-    driver = batch("--workers", "2", "--stall-timeout", "3")
-    wait_until(lambda: commits(out) >= 5, "five commits")
-    victim = json.loads(next(out.glob("_commits/*.json")).read_bytes())["ran_on"]["pid"]
-    os.kill(int(victim), signal.SIGSTOP)
-    finish(driver)
-    assert_every_row_once(out)
 
 
 @pytest.fixture
@@ -200,12 +197,12 @@ def test_a_full_disk_is_one_line_and_nothing_is_committed_half(batch, small_disk
     assert "no space left on device" in line
     assert str(out) in line
     assert not (out / "_SUCCESS").exists()
-    committed = [json.loads(path.read_bytes()) for path in out.glob("_commits/*.json")]
+    committed = [json.loads(path.read_bytes()) for path in out.glob("_commits/[!.]*.json")]
     assert 0 < len(committed) < ROWS / SHARD_ROWS
     for commit in committed:
         assert pq.read_table(out / commit["data"]["path"]).num_rows == commit["data"]["rows"]
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
-    summary = finish(batch("--output", str(out), *mode))
+    summary = finish(batch("--output", str(out), "--local"))
     assert summary["shards"]["resumed"] == len(committed)
     assert_every_row_once(out)
 
@@ -224,9 +221,15 @@ def test_wrong_calls_and_broken_input_are_one_line(batch, rows, tmp_path):
         (("--workers", "lots"), "--workers"),
         (("--batch-size", "0"), "--batch-size"),
         (("--provider", "quantum"), "quantum"),
+        (("--address", "127.0.0.1:1"), "--local runs without Ray"),
     ]
-    for arguments, text in cases:
-        assert text in refused(batch("--local", *arguments))
+    engines = [() if "--address" in arguments else ("--local",) for arguments, _ in cases]
+    calls = [batch(*engine, *arguments) for engine, (arguments, _) in zip(engines, cases, strict=True)]
+    for call, (_, text) in zip(calls, cases, strict=True):
+        assert text in refused(call)
+
+
+def test_workers_that_cannot_start_are_one_line(batch):
     assert "quantum" in refused(batch("--workers", "1", "--provider", "quantum"))
 
 
@@ -243,13 +246,9 @@ def test_a_row_group_that_is_damaged_fails_the_job_with_its_place(batch, rows, t
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
-def test_a_bad_ray_address_is_one_line(batch):
-    assert "--local runs without Ray" in refused(batch("--address", "127.0.0.1:1"))
-
-
 def test_hugging_face_parquet_gives_what_the_predictor_says(batch, tmp_path, test_data, model):
     path = test_data("images/cifar10_2000_hf.parquet")
-    finish(batch("--input", str(path), "--keep", "label=truth", "--filter", "label == 3"))
+    finish(batch("--input", str(path), "--keep", "label=truth", "--filter", "label == 3", "--local"))
     source = pq.read_table(path)
     table = read_output(tmp_path / "out")
     numbers = [n for n, label in enumerate(source.column("label").to_pylist()) if label == 3]

@@ -53,7 +53,7 @@ def test_every_row_has_the_right_answer_and_the_kept_columns(options, rows):
     assert table.column("label").to_pylist() == table.column("truth").to_pylist()
     assert table.schema.field("number").type == pa.int32()
     assert summary.rows == {"in": 100, "out": 100, "quarantined": 0, "filtered": 0}
-    assert summary.shards == {"total": 5, "committed": 5, "by_others": 0, "resumed": 0}
+    assert summary.shards == {"total": 5, "committed": 5, "elsewhere": 0, "resumed": 0}
     assert summary.processed_rows == 100
     assert set(summary.seconds) == {"read", "decode", "infer", "write"}
     assert summary.ran_on[0].startswith("fp32 on CPUExecutionProvider")
@@ -90,7 +90,7 @@ def test_a_finished_job_does_nothing_again(options, rows):
     run_batch(options())
     before = sorted(path.stat().st_mtime_ns for path in Path(options().output).rglob("*"))
     summary = run_batch(options(workers="1", batch_size=3))
-    assert summary.shards == {"total": 5, "committed": 0, "by_others": 0, "resumed": 5}
+    assert summary.shards == {"total": 5, "committed": 0, "elsewhere": 0, "resumed": 5}
     assert (summary.processed_rows, summary.workers) == (0, 0)
     assert before == sorted(path.stat().st_mtime_ns for path in Path(options().output).rglob("*"))
 
