@@ -182,6 +182,7 @@ class Agent:
             broker=self._bundle.broker,
             connected=self._connection.is_connected,
             restarts=self._supervisor.restarts,
+            last_death=self._supervisor.last_death,
             waiting=len(self._spool),
             reported=reported,
         )

@@ -52,7 +52,10 @@ def enroll(bundle: Path, home: Path | None, *, force: bool, as_json: bool) -> No
 
 @agent.command()
 @_home_option
-@click.option("--source", help="Images: file:///dir/*.jpg, dataset:digits#test; with +once (file+once:) only once.")
+@click.option(
+    "--source",
+    help="Images: file:///dir/*.jpg, or a dataset (digits#test); file+once:, dataset+once: end after one round.",
+)
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=_DEFAULT.fps, show_default=True)
 @click.option("--results", type=_PATH, help="JSON lines with the results; default: results.jsonl in the home.")
 @click.option(
@@ -102,7 +105,7 @@ def _status_rows(state: LocalState) -> list[tuple[str, object]]:
         ("standby", f"{standby.model}@{standby.version}" if standby else "none"),
         ("update", f"{reported.phase} (assignment {reported.sequence})"),
         ("failure", f"{failure.code}: {failure.message}" if failure else "none"),
-        ("restarts", state.restarts),
+        ("restarts", f"{state.restarts}{f', last: {state.last_death}' if state.last_death else ''}"),
         ("waiting", f"{state.waiting} messages"),
     ]
 

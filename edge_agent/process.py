@@ -24,6 +24,7 @@ __all__ = ["RunnerProcess"]
 
 _log = structlog.get_logger("vedette.agent.runner")
 _LINE_LIMIT = 65_536  # bytes
+_PROGRAM = (sys.executable, "-m", "edge_agent.runner")
 
 
 class RunnerProcess:
@@ -59,9 +60,7 @@ class RunnerProcess:
             RunnerError: It ended, or was not warm within *start_timeout* seconds.
         """
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "edge_agent.runner",
+            *_PROGRAM,
             spec.model_dump_json(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -189,6 +188,7 @@ class RunnerProcess:
             case Ready():
                 self._ready.set()
             case Serving():
+                self.stats = self.stats.model_copy(update={"waiting": False})  # unknown until the next report
                 self._started_serving.set()
             case Stats():
                 went_on = report.frames + report.bad_frames > self.stats.frames + self.stats.bad_frames

@@ -32,6 +32,7 @@ class LocalState(BaseModel):
     broker: str
     connected: bool
     restarts: int  # of runners, since the agent started
+    last_death: str  # why the last of them was needed; empty if there was none
     waiting: int  # messages in the spool
     reported: Reported
 

@@ -150,19 +150,24 @@ class Supervisor:
             stall_timeout=self._settings.stall_timeout,
         )
 
-    async def switch(self, slot: Slot, runner: RunnerProcess) -> None:
+    async def switch(self, slot: Slot, runner: RunnerProcess) -> Totals:
         """Have *runner* serve *slot* in place of the one that does: it goes on with the next frame.
+
+        Returns:
+            The totals up to the switch; what is above them is the new runner's.
 
         Raises:
             RunnerError: It did not begin to serve; nothing serves then until `serve` is called.
         """
         async with self._turn:
             await self._retire()
+            before = self._ended
             self._slot, self._runner = slot, runner
             await runner.serve(self._position, _ANSWER)
             self._serves.set()
         self._woken.set()
         self._changed()
+        return before
 
     async def _watch(self) -> None:
         """Return when the runner has ended, or something else is to be served."""

@@ -140,7 +140,7 @@ class Update:
         """The action failed for good, or the next candidate's turn has come."""
         if self.action in _CLEANING:  # it failed already; what cleaning adds is not the cause
             return replace(self, action=Action.DONE)
-        if self.action is Action.PROVE:
+        if self.action is Action.PROVE and code == "proof":
             return self._refuse(message)
         following = Action.ROLL_BACK if self.switched else Action.DISCARD
         return replace(self, action=following, problem=Problem(code, message))

@@ -26,7 +26,7 @@ from edge_agent.fetch import Fetcher
 from edge_agent.probation import Rules, Seen, passed
 from edge_agent.process import RunnerProcess
 from edge_agent.slots import Slots
-from edge_agent.supervisor import Supervisor
+from edge_agent.supervisor import Supervisor, Totals
 from edge_agent.update import Action, Capabilities, Problem, Update, candidates, check_requirements
 from runtime.artifact import Artifact
 from runtime.errors import VedetteError
@@ -69,6 +69,8 @@ class Updater:
         self._manifest: Manifest | None = None
         self._root: Path | None = None  # of the slot that is filled
         self._runner: RunnerProcess | None = None  # warm, not serving yet
+        self._totals_before = Totals()  # the switch
+        self._crashes_before = 0
         self._steps: dict[Action, Callable[[Update], Awaitable[Update]]] = {
             Action.FETCH_MANIFEST: self._fetch_manifest,
             Action.DOWNLOAD: self._download,
@@ -183,23 +185,24 @@ class Updater:
     async def _switch(self, update: Update) -> Update:
         if self._runner is None:
             raise RuntimeError("SWITCH before START")
+        supervisor = self._parts.supervisor
         slot = self._parts.slots.switch(self._model(update))
-        await self._parts.supervisor.switch(slot, self._runner)
+        self._crashes_before = supervisor.restarts
+        self._totals_before = await supervisor.switch(slot, self._runner)
         self._runner = None  # the supervisor's from now on
         return update.succeeded()
 
     async def _observe(self, update: Update) -> Update:
         supervisor, loop = self._parts.supervisor, asyncio.get_running_loop()
-        since, restarts, before = loop.time(), supervisor.restarts, supervisor.totals
-        silent = supervisor.progress
+        since, before = loop.time(), self._totals_before
         while True:
             now = supervisor.totals
             seen = Seen(
                 seconds=loop.time() - since,
                 frames=now.frames - before.frames,
                 errors=now.errors - before.errors,
-                crashes=supervisor.restarts - restarts,
-                waiting=supervisor.stats.waiting and supervisor.progress != silent,
+                crashes=supervisor.restarts - self._crashes_before,
+                waiting=supervisor.stats.waiting,
                 reason=supervisor.last_death,
             )
             if passed(self._rules, seen) and supervisor.serving == self._model(update):

@@ -4,6 +4,7 @@
     file+once:///dir/*.jpg     the same, once
     dataset:digits#test        the rows of any dataset that `runtime.datasets` opens, over and over
     dataset+once:digits#test   the same, once
+    digits#test                a URI without a scheme is a dataset, as everywhere in Vedette
 
 Rules:
     * A frame is numbered from 0 over the life of the source; `frames(start)` goes on where another
@@ -106,8 +107,10 @@ def open_source(uri: str) -> Source:
         DatasetError: The dataset cannot be read.
     """
     scheme, colon, location = uri.partition(":")
+    if not colon:
+        scheme, location = "dataset", uri
     kind, _, how = scheme.partition("+")
-    if not colon or kind not in SOURCES or how not in {"", "once"}:
+    if not location or kind not in SOURCES or how not in {"", "once"}:
         raise UsageError(
             f"source {uri!r} is not known; expected one of {', '.join(f'{k}:, {k}+once:' for k in SOURCES)}"
         )

@@ -52,9 +52,10 @@ def test_rows_of_a_dataset(tmp_path):
     assert all(isinstance(frame.image, bytes | np.ndarray) for frame in frames)
     assert len(list(open_source(f"dataset+once:{tmp_path}").frames(0))) == 2
     assert list(open_source(f"dataset+once:{tmp_path}").frames(2)) == []
+    assert names(str(tmp_path), most=3) == names(f"dataset:{tmp_path}", most=3)
 
 
-@pytest.mark.parametrize("uri", ["rtsp://camera", "file+twice:///x", "pictures", ""])
+@pytest.mark.parametrize("uri", ["rtsp://camera", "file+twice:///x", "file:", ""])
 def test_an_unknown_source_is_refused_with_the_known_ones(uri):
     with pytest.raises(UsageError, match=r"file:, file\+once:, dataset:"):
         open_source(uri)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import UpdateError
@@ -26,7 +26,7 @@ def run(outcomes: list[bool], choices: int) -> list[tuple[Action, bool, Update]]
     while update.action is not Action.DONE:
         action, good = update.action, next(remaining, True)
         if not good:
-            update = update.failed("download", "it went wrong")
+            update = update.failed("proof" if action is Action.PROVE else "internal", "it went wrong")
         elif action is Action.FETCH_MANIFEST:
             update = update.planned(chosen)
         else:
@@ -43,6 +43,7 @@ def test_without_a_failure_every_step_comes_once_and_in_order():
     assert trace[-1][2].phase is Phase.COMMITTED
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 4))
 def test_the_laws_hold_whatever_fails(outcomes, choices):
     trace = run(outcomes, choices)
@@ -68,10 +69,16 @@ def test_the_laws_hold_whatever_fails(outcomes, choices):
 def test_when_every_proof_fails_all_reasons_are_named():
     update = Update().planned([Candidate("int8", CUDA), Candidate("fp32", CPU)])
     for reason in ("output differs by 3", "driver too old"):
-        update = update.succeeded().succeeded().failed("internal", reason)
+        update = update.succeeded().succeeded().failed("proof", reason)
     assert (update.action, update.problem.code) == (Action.DISCARD, "proof")
     assert f"int8 on {CUDA}: output differs by 3" in update.problem.message
     assert f"fp32 on {CPU}: driver too old" in update.problem.message
+
+
+def test_a_deadline_within_a_proof_ends_the_update_and_not_the_candidate():
+    update = Update().planned([Candidate("int8", CPU), Candidate("fp32", CPU)]).succeeded().succeeded()
+    update = update.failed("deadline", "too late")
+    assert (update.action, update.problem.code) == (Action.DISCARD, "deadline")
 
 
 def test_what_cleaning_up_adds_does_not_hide_the_cause():
