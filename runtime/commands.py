@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.terminal import emit, json_option, table
+from runtime.terminal import emit, json_option, progress, table
 
 if TYPE_CHECKING:
     from runtime.tasks import Prediction
@@ -41,7 +41,8 @@ def convert(
 
     dataset = open_dataset(source, image_column=image_column, label_column=label_column)
     target = out if out.suffix else out / "data.parquet"
-    rows = write_parquet(dataset, target, row_group_rows=row_group_rows)
+    with progress(len(dataset), "convert", "rows") as bar:
+        rows = write_parquet(dataset, target, row_group_rows=row_group_rows, advance=bar.advance)
     result = {"source": source, "out": str(target), "rows": rows, "bytes": target.stat().st_size}
     emit(result, as_json=as_json, text=f"wrote {rows} rows, {result['bytes']} bytes, to {target}")
 

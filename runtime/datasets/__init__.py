@@ -15,7 +15,7 @@ from pathlib import Path
 from runtime.datasets.base import ArrayDataset, Dataset, Row, Subset
 from runtime.datasets.cifar import is_cifar, open_cifar
 from runtime.datasets.digits import open_digits
-from runtime.datasets.folder import FolderDataset, has_images
+from runtime.datasets.folder import SPLIT_FOLDERS, FolderDataset, has_images
 from runtime.datasets.idx import is_idx, open_idx
 from runtime.errors import DatasetError
 
@@ -23,7 +23,6 @@ __all__ = ["ArrayDataset", "Dataset", "Row", "Subset", "open_dataset", "parquet_
 
 DIGITS = "digits"
 PARQUET_SUFFIXES = (".parquet", ".pq")
-SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "val", "validation")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +55,15 @@ def _open_parquet(request: _Request) -> Dataset:
 
     files = parquet_files(request.path)
     if request.split is not None:
-        files = [file for file in files if request.split in {file.parent.name, file.name.split("-")[0], file.stem}]
+        files = [file for file in files if request.split in _splits_of(file, request.path)]
         if not files:
             raise DatasetError(f"{request.uri}: no Parquet file of {request.path} belongs to split {request.split!r}")
     return ParquetDataset(request.uri, tuple(files), request.image_column, request.label_column)
+
+
+def _splits_of(file: Path, root: Path) -> set[str]:
+    """Return the splits that *file* may belong to by its name and the folders below *root*: ``train-00000-of-2``."""
+    return {*file.relative_to(root).parts[:-1], file.name.split("-")[0], file.stem}
 
 
 def _open_folder(request: _Request) -> Dataset:
@@ -106,8 +110,8 @@ def open_dataset(uri: str, *, image_column: str | None = None, label_column: str
     if location == DIGITS:
         return open_digits(uri, wanted)
     path = Path(location)
-    if not path.exists():
-        raise DatasetError(f"dataset {location} does not exist")
+    if not location or not path.exists():
+        raise DatasetError(f"dataset {location!r} does not exist; expected a path or the word {DIGITS!r}")
     request = _Request(uri=uri, path=path, split=wanted, image_column=image_column, label_column=label_column)
     for _, recognizes, opener in FORMATS:
         if recognizes(path):
@@ -131,7 +135,12 @@ def split(dataset: Dataset, held_out: float, seed: int = 0) -> tuple[Dataset, Da
 
     Returns:
         What is left, and what was held out.
+
+    Raises:
+        DatasetError: *held_out* is no fraction, or nothing would be left.
     """
+    if not 0 < held_out < 1:
+        raise DatasetError(f"{dataset.uri}: cannot hold out {held_out:g} of it; expected a fraction between 0 and 1")
     by_label: defaultdict[int | None, list[int]] = defaultdict(list)
     for number, row in enumerate(dataset.rows()):
         by_label[row.label].append(number)
@@ -141,4 +150,6 @@ def split(dataset: Dataset, held_out: float, seed: int = 0) -> tuple[Dataset, Da
         numbers = by_label[label]
         chosen.update(chooser.sample(numbers, max(1, round(held_out * len(numbers)))))
     rest = tuple(number for number in range(len(dataset)) if number not in chosen)
+    if not rest:
+        raise DatasetError(f"{dataset.uri}: {len(dataset)} rows are too few to hold some of each class out")
     return Subset(base=dataset, numbers=rest), Subset(base=dataset, numbers=tuple(sorted(chosen)))

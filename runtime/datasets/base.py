@@ -67,9 +67,11 @@ def to_rgb(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def file_fingerprint(files: Sequence[Path]) -> str:
-    """Return a hash of the names, sizes and modification times of *files*."""
+    """Return a hash of the names, sizes and modification times of *files*, and of the files in a directory."""
     digest = hashlib.sha256()
     for file in files:
+        if file.is_dir():
+            digest.update(file_fingerprint(sorted(file.iterdir())).encode())
         stat = file.stat()
         digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -2,8 +2,10 @@
 
 Rules:
     * A file of images and a file of labels belong together when their names differ only in
-      ``images-idx3`` and ``labels-idx1``.
+      ``images-idx3`` and ``labels-idx1``, and perhaps in ``.gz``.
+    * Where a file lies there both plain and compressed, it counts once.
     * The prefix ``train`` marks the training split, ``t10k`` or ``test`` the test split.
+    * A header is believed only as far as the file can hold what it says.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,9 @@ __all__ = ["SPLIT_PREFIXES", "is_idx", "open_idx", "read_idx"]
 SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
+MOST_COMPRESSED = 1032  # to one, by deflate (zlib's technical notes)
+_Bytes = gzip.GzipFile | BufferedReader
+UNREADABLE = (struct.error, EOFError, OSError, zlib.error)
 
 
 def is_idx(path: Path) -> bool:
@@ -38,30 +45,46 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         DatasetError: It is no such file, or shorter or longer than its header says.
     """
-    data = path.read_bytes()
     try:
-        data = gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data
-        zero, kind, dimensions = struct.unpack(">HBB", data[:4])
-        shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
-    except (struct.error, EOFError, OSError) as error:
-        raise DatasetError(f"{path} is not an IDX file: {error}") from None
-    if zero != 0 or kind != UNSIGNED_BYTE:
-        raise DatasetError(f"{path} is not an IDX file of bytes: it begins with {data[:4]!r}")
-    body = data[4 + 4 * dimensions :]
-    if len(body) != math.prod(shape):
-        raise DatasetError(f"{path}: the header says {list(shape)}, {len(body)} bytes follow")
+        with _open(path) as file:
+            shape = _read_header(path, file)
+            size = math.prod(shape)
+            possible = path.stat().st_size * MOST_COMPRESSED
+            body = file.read(size + 1) if size <= possible else b""
+    except UNREADABLE as error:
+        raise DatasetError(f"{path} is not a readable IDX file: {error}") from None
+    if len(body) != size:
+        found = "more" if len(body) > size else len(body)
+        raise DatasetError(f"{path}: the header says {list(shape)}, that is {size} bytes; {found} follow")
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 
 
+def _open(path: Path) -> _Bytes:
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP_MAGIC
+    return gzip.open(path) if compressed else path.open("rb")
+
+
+def _read_header(path: Path, file: _Bytes) -> tuple[int, ...]:
+    """Return the shape that the header says."""
+    start = file.read(4)
+    if len(start) < 4 or start[:3] != bytes((0, 0, UNSIGNED_BYTE)):
+        raise DatasetError(f"{path} is not an IDX file of bytes: it begins with {start!r}")
+    return struct.unpack(f">{start[3]}I", file.read(4 * start[3]))
+
+
 def _labels_beside(images: Path) -> Path | None:
-    labels = images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1"))
-    return labels if labels != images and labels.is_file() else None
+    name = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    if name == images.name.removesuffix(".gz"):
+        return None
+    return next((file for end in ("", ".gz") if (file := images.with_name(name + end)).is_file()), None)
 
 
 def _choose(path: Path, split: str | None) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.iterdir() if is_idx(file) and read_header_dimensions(file) == 3)
+    """Return the files of images that *path* is or holds, those of *split* if there is one asked for."""
+    inside = [path] if path.is_file() else sorted(path.iterdir())
+    once = {file.name.removesuffix(".gz"): file for file in reversed(inside) if is_idx(file)}  # plain before .gz
+    found = [once[name] for name in sorted(once) if path.is_file() or _dimensions(once[name]) == 3]
     if split is not None:
         found = [file for file in found if file.name.startswith(SPLIT_PREFIXES.get(split, (split,)))]
     if not found:
@@ -69,13 +92,13 @@ def _choose(path: Path, split: str | None) -> list[Path]:
     return found
 
 
-def read_header_dimensions(path: Path) -> int:
-    """Return the number of dimensions that the header of an IDX file says; 0 if it is none."""
-    with path.open("rb") as raw:
-        compressed = raw.read(2) == GZIP_MAGIC
-    with gzip.open(path) if compressed else path.open("rb") as file:
-        header = file.read(4)
-    return header[3] if len(header) == 4 and header[:3] == bytes((0, 0, UNSIGNED_BYTE)) else 0
+def _dimensions(path: Path) -> int:
+    """Return the number of dimensions of the IDX file at *path*."""
+    try:
+        with _open(path) as file:
+            return len(_read_header(path, file))
+    except UNREADABLE as error:
+        raise DatasetError(f"{path} is not a readable IDX file: {error}") from None
 
 
 def open_idx(uri: str, path: Path, split: str | None) -> ArrayDataset:
@@ -93,6 +116,8 @@ def open_idx(uri: str, path: Path, split: str | None) -> ArrayDataset:
         beside = _labels_beside(file)
         if beside:
             labels.append(read_idx(beside))
+            if labels[-1].shape != images[-1].shape[:1]:
+                raise DatasetError(f"{beside} has shape {labels[-1].shape}; {file.name} has {len(images[-1])} images")
             used.append(beside)
     if labels and len(labels) != len(images):
         raise DatasetError(f"{path}: {len(images)} files of images, {len(labels)} of labels")

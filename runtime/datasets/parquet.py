@@ -3,18 +3,20 @@
 Rules:
     * The image column is the one asked for, otherwise ``image``, otherwise the only one that can be.
     * It is binary, large_binary, or Hugging Face's ``struct<bytes, path>``.
-    * Row groups are streamed (`ParquetFile.iter_batches`), never read whole.
-    * What is written has Hugging Face's layout and feature metadata, so that `datasets` reads it too.
+    * Row groups are streamed page by page, never read whole; checksums of pages are verified where
+      there are some.
+    * What is written has Hugging Face's layout and feature metadata, so that `datasets` reads it too;
+      its pages are small and have checksums, and it is there whole and durable, or not at all.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,15 @@ from PIL import Image
 
 from runtime.datasets.base import Dataset, Row, file_fingerprint
 from runtime.errors import DatasetError
+from runtime.files import replacing
 
 __all__ = ["ParquetDataset", "find_image_column", "image_bytes", "label_names_of", "open_footer", "write_parquet"]
 
-READ_ROWS = 256  # rows of images in memory at a time
+READ_ROWS = 64  # rows of images in memory at a time
+READ_BUFFER = 1 << 20  # bytes
 ROW_GROUP_ROWS = 1000
+ROW_GROUP_BYTES = 1 << 27  # of images, before a row group ends early
+PAGE_ROWS = 16  # pages end only at multiples of it; a page is the least that a reader holds in memory
 
 
 def open_footer(path: Path) -> pq.ParquetFile:
@@ -39,8 +45,8 @@ def open_footer(path: Path) -> pq.ParquetFile:
         DatasetError: It is no Parquet file, or its footer is damaged.
     """
     try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BUFFER, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise DatasetError(f"{path} does not exist") from None
         raise DatasetError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from None
@@ -49,7 +55,11 @@ def open_footer(path: Path) -> pq.ParquetFile:
 def _holds_images(kind: Any) -> bool:
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
-        return "bytes" in names and _holds_images(kind.field("bytes").type)
+        return names.count("bytes") == 1 and _is_binary(kind.field("bytes").type)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -103,7 +113,8 @@ class ParquetDataset:
 
     @cached_property
     def _first(self) -> Any:
-        return open_footer(self.files[0]).schema_arrow
+        with open_footer(self.files[0]) as file:
+            return file.schema_arrow
 
     @cached_property
     def _columns(self) -> tuple[str, str | None]:
@@ -111,20 +122,12 @@ class ParquetDataset:
         image = find_image_column(self._first, self.image_column, str(self.files[0]))
         label = self.label_column or ("label" if "label" in self._first.names else None)
         if label is not None:
-            self._check_label(label)
+            _check_label(self._first, label, self.files[0])
         return image, label
-
-    def _check_label(self, label: str) -> None:
-        columns = ", ".join(self._first.names)
-        if label not in self._first.names:
-            raise DatasetError(f"{self.files[0]} has no column {label!r}; its columns are: {columns}")
-        kind = self._first.field(label).type
-        if not pa.types.is_integer(kind):
-            raise DatasetError(f"{self.files[0]}: label column {label!r} is {kind}; expected integers")
 
     @cached_property
     def _row_counts(self) -> tuple[int, ...]:
-        return tuple(open_footer(file).metadata.num_rows for file in self.files)
+        return tuple(map(_row_count, self.files))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -156,18 +159,30 @@ class ParquetDataset:
 
     def _file_rows(self, path: Path, first: int, last: int) -> Iterator[Row]:
         image, label = self._columns
-        file = open_footer(path)
-        for name in filter(None, (image, label)):
-            if name not in file.schema_arrow.names:
-                raise DatasetError(f"{path} has no column {name!r}; {self.files[0]} has it")
-        group_start = 0
-        for group in range(file.num_row_groups):
-            group_rows = file.metadata.row_group(group).num_rows
-            if group_start < last and group_start + group_rows > first:
-                for row in _group_rows(file, group, group_start, (image, label), path):
-                    if first <= row.source_row < last:
-                        yield row
-            group_start += group_rows
+        with open_footer(path) as file:
+            find_image_column(file.schema_arrow, image, str(path))
+            if label is not None:
+                _check_label(file.schema_arrow, label, path)
+            group_start = 0
+            for group in range(file.num_row_groups):
+                group_rows = file.metadata.row_group(group).num_rows
+                if group_start < last and group_start + group_rows > first:
+                    rows = _group_rows(file, group, group_start, (image, label), path)
+                    yield from islice(rows, max(first - group_start, 0), last - group_start)
+                group_start += group_rows
+
+
+def _row_count(path: Path) -> int:
+    with open_footer(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _check_label(schema: Any, label: str, path: Path) -> None:
+    if label not in schema.names:
+        raise DatasetError(f"{path} has no column {label!r}; its columns are: {', '.join(schema.names)}")
+    kind = schema.field(label).type
+    if not pa.types.is_integer(kind):
+        raise DatasetError(f"{path}: label column {label!r} is {kind}; expected integers")
 
 
 def _group_rows(
@@ -193,45 +208,67 @@ def _encoded(row: Row) -> bytes | None:
     return row.image
 
 
-def write_parquet(dataset: Dataset, path: Path, *, row_group_rows: int = ROW_GROUP_ROWS) -> int:
+def write_parquet(
+    dataset: Dataset,
+    path: Path,
+    *,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    advance: Callable[[int], None] = lambda _: None,
+) -> int:
     """Write *dataset* to *path*, atomically, in Hugging Face's layout; return the number of rows.
 
     Raw images are stored as PNG, encoded ones as they are. Columns: ``image`` struct<bytes, path>
     and ``label`` int64, the latter null where a row has none.
+
+    Args:
+        dataset: To write.
+        path: The file, replaced when all was written.
+        row_group_rows: At most so many in a row group; fewer where images are big.
+        advance: Told of each number of rows that were written.
     """
-    features: dict[str, Any] = {"image": {"_type": "Image"}}
-    if dataset.label_names:
-        features["label"] = {"_type": "ClassLabel", "names": list(dataset.label_names)}
-    else:
-        features["label"] = {"_type": "Value", "dtype": "int64"}
-    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema(
-        [("image", image_type), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as writer:
-            count = sum(_write_group(writer, schema, group) for group in _groups(dataset, row_group_rows))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    schema, count = _schema(dataset), 0
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="none",
+            use_dictionary=False,
+            write_batch_size=PAGE_ROWS,
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        for group in _groups(dataset, row_group_rows):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            count += len(group)
+            advance(len(group))
     return count
 
 
-def _groups(dataset: Dataset, size: int) -> Iterator[list[Row]]:
-    group: list[Row] = []
+def _schema(dataset: Dataset) -> Any:
+    label: dict[str, Any] = {"_type": "Value", "dtype": "int64"}
+    if dataset.label_names:
+        label = {"_type": "ClassLabel", "names": list(dataset.label_names)}
+    image_type = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    features = {"image": {"_type": "Image"}, "label": label}
+    return pa.schema(
+        [("image", image_type), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def _groups(dataset: Dataset, rows: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of *dataset* as they are written, by row group."""
+    group: list[dict[str, Any]] = []
+    size = 0
     for row in dataset.rows():
-        group.append(row)
-        if len(group) == size:
+        data = _encoded(row)
+        group.append(
+            {"image": {"bytes": data, "path": f"{Path(row.source_file).name}#{row.source_row}"}, "label": row.label}
+        )
+        size += len(data or b"")
+        if len(group) == rows or size >= ROW_GROUP_BYTES:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
-
-
-def _write_group(writer: pq.ParquetWriter, schema: Any, rows: list[Row]) -> int:
-    cells = [{"bytes": _encoded(row), "path": f"{Path(row.source_file).name}#{row.source_row}"} for row in rows]
-    writer.write_table(pa.table({"image": cells, "label": [row.label for row in rows]}, schema=schema))
-    return len(rows)
