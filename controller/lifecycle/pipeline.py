@@ -89,21 +89,26 @@ class _Work:
     def find_data(self) -> None:
         """Find the calibration and the held-out data: as asked for, otherwise the source's own."""
         request = self.request
-        if request.calibration and request.evaluation:
-            self.calibration, self.evaluation = self.open(request.calibration), self.open(request.evaluation)
+        if not (request.calibration and request.evaluation):
+            self.calibration, self.evaluation = self._own_data()
+        if request.evaluation:
+            self.evaluation = self.open(request.evaluation)
+        if request.calibration and self.evaluation is not None:
+            self.calibration = self.open(request.calibration)
         elif request.calibration:
             self.calibration, self.evaluation = open_with_held_out(
                 request.calibration, image_column=request.image_column, label_column=request.label_column
             )
-        elif request.evaluation:
-            self.evaluation = self.open(request.evaluation)
-        elif self.imported.data is not None:
-            try:
-                self.calibration, self.evaluation = self.imported.data()
-            except DatasetError as error:
-                self.notes.append(f"the run's own data is not there any more ({error})")
         if self.evaluation is None:
             self.notes.append("accuracy was not measured: no --evaluation")
+
+    def _own_data(self) -> tuple[Dataset, Dataset] | tuple[None, None]:
+        if self.imported.data is not None:
+            try:
+                return self.imported.data()
+            except DatasetError as error:
+                self.notes.append(f"the source's own data is not used: {error}")
+        return None, None
 
     def precisions(self) -> tuple[str, ...]:
         """Return the precisions to build beside fp32."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +29,13 @@ pytestmark = pytest.mark.integration
 TRAIN = ("train", "--data", "digits#train", "--arch", "tiny", "--seed", "3")
 
 Command = Callable[..., tuple[int, Any, str]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train with one thread, here and in processes: the bits depend on it, and waiting threads spin."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -79,8 +85,7 @@ def test_killed_training_resumes_to_the_same_bits(command: Command, tmp_path: Pa
     options = (*TRAIN, "--epochs", "3")
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     program = "from runtime.cli import main; main()"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", program, *options, "--out", str(cut)], env=environment)
+    process = subprocess.Popen([sys.executable, "-c", program, *options, "--out", str(cut)])
     try:
         deadline = time.monotonic() + 120
         while not (cut / "last.pt").exists() and time.monotonic() < deadline:

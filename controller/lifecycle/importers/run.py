@@ -15,6 +15,7 @@ from controller.lifecycle.importers.base import ImportedModel
 from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.run import load_run
 from runtime.datasets import Dataset
+from runtime.errors import DatasetError
 
 __all__ = ["load"]
 
@@ -47,12 +48,22 @@ def load(path: Path) -> ImportedModel:
 
 
 def _data(record: RunRecord) -> tuple[Dataset, Dataset]:
-    """Open what the run learned from and was judged by."""
+    """Open what the run learned from and was judged by.
+
+    Raises:
+        DatasetError: It is not there, or not what it was: rows held out now may have been learned from then.
+    """
     config = record.config
-    return open_with_held_out(
+    opened = open_with_held_out(
         config["data"],
         config["validation"],
         seed=config["seed"],
         image_column=config["image_column"],
         label_column=config["label_column"],
     )
+    for dataset, recorded in zip(opened, (record.train, record.held_out), strict=True):
+        if dataset.fingerprint != recorded.fingerprint:
+            raise DatasetError(
+                f"dataset {dataset.uri} has changed since the training; give --calibration and --evaluation"
+            )
+    return opened

@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.datasets import load_digits
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Waiting threads of torch spin; beside other tests on the same cores that costs more than they bring."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
