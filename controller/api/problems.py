@@ -10,10 +10,10 @@ from __future__ import annotations
 import http
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.errors import BrokerError, FleetError, NotFoundError
@@ -49,8 +49,8 @@ def handle_errors(app: FastAPI) -> None:
     async def ours(_request: Request, error: VedetteError) -> JSONResponse:
         return problem(next(status for kind, status in STATUS if isinstance(error, kind)), str(error))
 
-    @app.exception_handler(HTTPException)
-    async def theirs(_request: Request, error: HTTPException) -> JSONResponse:
+    @app.exception_handler(AnyHTTPException)
+    async def theirs(_request: Request, error: AnyHTTPException) -> JSONResponse:
         return problem(error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
@@ -63,8 +63,7 @@ def _cause(cause: Any) -> str:
     return f"{where or 'request'}: {cause['msg']} (found {str(cause.get('input'))[:60]!r})"
 
 
-class _TooLargeError(Exception):
-    pass
+TOO_LARGE = f"request is too large: at most {MAX_REQUEST} bytes are read"
 
 
 class RequestLimit:
@@ -79,27 +78,17 @@ class RequestLimit:
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        refusal = problem(413, f"request is too large: at most {MAX_REQUEST} bytes are read")
         if not declared.isdigit() or int(declared) > MAX_REQUEST:
-            await refusal(scope, receive, send)
+            await problem(413, TOO_LARGE)(scope, receive, send)
             return
-        read, started = 0, False
+        read = 0
 
         async def counted() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
             if read > MAX_REQUEST:
-                raise _TooLargeError
+                raise HTTPException(413, TOO_LARGE)  # FastAPI lets its own through while it reads a body
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, watched)
-        except _TooLargeError:
-            if not started:
-                await refusal(scope, receive, send)
+        await self._app(scope, counted, send)
