@@ -122,7 +122,13 @@ class Assignments:
         self._under_way = assignment
         await self._wait_for_window(assignment)
 
+        told = 0  # candidates whose refusal was told
+
         def report(update: Update) -> None:
+            nonlocal told
+            for reason in update.refused[told:]:
+                self._reporter.event("provider_fallback", sequence=assignment.sequence, code="proof", message=reason)
+            told = len(update.refused)
             if update.problem is None:  # a failure is told once it is over: when the old model serves
                 self._reporter.enter(update.phase, assignment)
 

@@ -348,10 +348,12 @@ class AgentProcess:
         ]
         return subprocess.run(line, capture_output=True, text=True, timeout=60, check=check)
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
         line = [sys.executable, "-c", "from edge_agent.cli import main; main()", "run", "--home", str(self.home)]
         with (self.home / "agent.log").open("ab") as log:
-            self._process = subprocess.Popen([*line, *self._arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*line, *self._arguments], stdout=log, stderr=log, env=os.environ | environment
+            )
 
     def kill(self) -> None:
         assert self._process is not None
@@ -520,6 +522,37 @@ async def test_inference_and_telemetry_go_on_while_the_broker_is_away(agent, con
     assert sorted(set(numbers)) == list(range(1, max(numbers) + 1))  # nothing lost
     first_seen = list(dict.fromkeys(numbers))
     assert first_seen == sorted(first_seen)  # in order
+
+
+async def test_systemd_hears_of_an_agent_only_while_inference_goes_on(agent, controller, models, tmp_path):
+    await controller.assign(1, models[1][0])
+    await controller.until_done(1)
+    agent.stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        heard: list[str] = []
+
+        def hears(text: str) -> bool:
+            with suppress(BlockingIOError):
+                while True:
+                    heard.append(systemd.recv(1000).decode())
+            return text in heard
+
+        agent.start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="4000000")
+        await until(lambda: hears("READY=1"), "ready")
+        await until(lambda: hears("WATCHDOG=1"), "the watchdog fed")
+        (runner,) = agent.runners()
+        runner.suspend()
+        await asyncio.sleep(2.5)  # what was under way when it was suspended
+        hears("")
+        heard.clear()
+        await asyncio.sleep(4.5)
+        assert not hears("WATCHDOG=1")
+        runner.resume()
+        await until(lambda: hears("WATCHDOG=1"), "the watchdog fed again")
+        assert agent.stop()[0] == 0
+        assert hears("STOPPING=1")
 
 
 async def test_a_model_that_fails_on_probation_is_taken_back(agent, controller, models):

@@ -355,6 +355,15 @@ async def test_an_assignment_is_kept_before_it_is_carried_out_and_its_outcome_to
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+async def test_a_variant_that_was_refused_is_an_event(device, desk, desired):
+    device.world.refused = {"int8": "it saturates"}
+    at_work = desk()
+    at_work.assignments.desire(desired(1, "fp32", "int8").to_bytes())
+    await at_work.until(Phase.COMMITTED, 1)
+    (fallback,) = [event for event in at_work.events() if event.kind == "provider_fallback"]
+    assert (fallback.sequence, fallback.message) == (1, f"int8 on {CPU}: it saturates")
+
+
 async def test_the_same_message_again_is_silence_an_older_one_an_event(desk, desired):
     at_work = desk()
     second = desired(2)
