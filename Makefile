@@ -6,6 +6,8 @@ PYTHON ?= python3
 # several gigabytes of CUDA. Give the address of PyTorch's own index of CPU wheels, or set
 # PIP_EXTRA_INDEX_URL, and the same version is taken from there without them.
 TORCH_INDEX ?=
+# Tests at a time. Two suit two cores: the tests wait for processes as often as they compute.
+TEST_PROCESSES ?= 2
 # More for pytest, such as PYTEST_ARGS="-k batch -x".
 PYTEST_ARGS ?=
 
@@ -39,7 +41,7 @@ demo: setup ## Train, export, quantize, publish, roll out to agents over MQTT, b
 	$(BIN)/vedette demo
 
 test: setup ## Run every test that a change must pass
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
 
 lint: setup ## Check style, types, who imports whom, scripts and container files
 	$(BIN)/ruff check

@@ -98,6 +98,7 @@ class Session:
         )
 
     def _finish(self, command: Command, process: subprocess.Popen[bytes], log: Path) -> None:
+        started = time.monotonic()
         try:
             code = process.wait(COMMAND_LIMIT)
         except subprocess.TimeoutExpired:
@@ -105,7 +106,7 @@ class Session:
             process.wait()
             raise CommandError(f"line {command.line}: not done after {COMMAND_LIMIT:.0f} s: {command.text}") from None
         finally:
-            _say(log.read_text(errors="replace"))
+            _say(f"{log.read_text(errors='replace')}[{time.monotonic() - started:.1f} s]\n")
         if code != command.expect:
             raise CommandError(f"line {command.line}: exit code {code}, expected {command.expect}: {command.text}")
 
