@@ -40,6 +40,7 @@ from runtime.manifest import describe_validation
 __all__ = ["Attempt", "BadRow", "OutputDirectory"]
 
 FLUSH_ROWS = 8192  # rows of a row group of the output ...
+IMAGES_PAGE = 16  # values after which the size of a page is checked, where pages hold images
 FLUSH_BYTES = 16 * 1024**2  # ... or bytes, whatever comes first
 
 
@@ -83,9 +84,10 @@ class OutputDirectory:
 
     def check(self, job: JobRecord) -> None:
         """Raise what `claim` would, and write nothing."""
-        owner = self.job()
+        strangers = _visible(self.root) if self.root.is_dir() else set()
+        owner = self.job()  # looked for after the listing: who claims meanwhile is no stranger
         if owner is None:
-            if self.root.is_dir() and (strangers := _visible(self.root)):
+            if strangers:
                 raise OutputError(
                     f"{self.root} is not empty and no batch job's (it holds {', '.join(sorted(strangers)[:3])}); "
                     "give --output a new or empty directory"
@@ -179,8 +181,13 @@ class _TableFile:
         self._hidden = self._final.with_name(f".{self._final.name}.tmp")
         self._name = name
         self._file: IO[bytes] = self._hidden.open("wb")
-        kept_binary = any(_holds_binary(field.type) for field in schema)  # encoded images do not compress
-        self._writer = pq.ParquetWriter(self._file, schema, compression="none" if kept_binary else "zstd")
+        images = any(_holds_binary(field.type) for field in schema)
+        self._writer = pq.ParquetWriter(
+            self._file,
+            schema,
+            compression="none" if images else "zstd",  # encoded images do not compress
+            write_batch_size=IMAGES_PAGE if images else None,
+        )
         self._schema = schema
         self._pending: list[pa.Table] = []
         self._pending_rows = self._pending_bytes = self._rows = 0

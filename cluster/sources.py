@@ -3,8 +3,9 @@
 Rules:
     * The driver reads footers only. Parquet keeps its row groups and columns; every other dataset
       form is one range of rows, with the column ``label`` if it has labels.
-    * A reader yields the rows of one shard in small blocks; memory is bounded by the block, not by
-      the row group (`ParquetFile.iter_batches` without pre-buffering).
+    * A reader yields the rows of one shard in small blocks; memory is bounded by the block and by
+      Parquet's page, not by the row group (`ParquetFile.iter_batches` without pre-buffering). Writers
+      that check a page's size every 1,024 values only, as Arrow's does, make big pages of images.
     * The filter looks at its own columns first: images of a shard in which no row matches are not
       read at all, and those of other rows that do not match are never decoded.
     * A file that is not the one that was planned is an error, before and after it was read.

@@ -59,6 +59,11 @@ def test_every_row_has_the_right_answer_and_the_kept_columns(options, rows):
     assert summary.ran_on[0].startswith("fp32 on CPUExecutionProvider")
 
 
+def test_kept_images_come_out_as_they_went_in(options, rows):
+    run_batch(options(keep=("image=picture",)))
+    assert read_output(options().output).column("picture").equals(pq.read_table(rows).column("image"))
+
+
 def test_bad_rows_go_to_quarantine_and_the_job_goes_on(options, bad_rows):
     summary = run_batch(options())
     assert summary.rows == {"in": 100, "out": 96, "quarantined": 4, "filtered": 0}

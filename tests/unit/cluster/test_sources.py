@@ -113,6 +113,18 @@ def test_images_of_a_shard_without_matching_rows_are_not_read(tmp_path):
         read(open_source(str(path), Columns(image="image")), shard_rows=50)
 
 
+def test_memory_is_bounded_by_the_block_and_not_by_the_row_group(tmp_path):
+    table = pa.table({"image": pa.array([os.urandom(100_000) for _ in range(400)], pa.binary())})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=400, write_batch_size=4, use_dictionary=False)
+    del table
+    source = open_source(str(tmp_path / "in.parquet"), Columns(image=None))
+    (shard,) = plan_shards(source.files, ShardLimits(rows=400), reader=source.reader)
+    before = pa.total_allocated_bytes()
+    blocks = READERS[source.reader](source.columns).blocks(shard, 4)
+    peak = max(pa.total_allocated_bytes() - before for _ in blocks)
+    assert peak < 10_000_000  # of a row group of 40 MB
+
+
 @pytest.mark.parametrize(
     ("columns", "error", "text"),
     [
