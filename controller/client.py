@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from controller.errors import ApiError
+from controller.errors import ApiError, UnreachableError
 from controller.presence import Presence
 from runtime.errors import UsageError
 from runtime.home import Home
@@ -77,12 +77,14 @@ class Client:
 
         Raises:
             UsageError: The controller cannot use what was sent.
-            ApiError: It does not answer, or refuses.
+            UnreachableError: It does not answer.
+            ApiError: It refuses.
         """
         try:
             response = self._http.request(method, path, params=query, json=body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ApiError(f"the controller at {self._url} does not answer: {error or type(error).__name__}") from None
+            reason = str(error) or type(error).__name__
+            raise UnreachableError(f"the controller at {self._url} does not answer: {reason}") from None
         if response.is_success:
             return response.json() if response.content else None
         detail = _detail(response)

@@ -26,6 +26,7 @@ __all__ = [
     "RegistryError",
     "ServeError",
     "TrainingError",
+    "UnreachableError",
 ]
 
 
@@ -58,7 +59,11 @@ class NotFoundError(FleetError):
 
 
 class ApiError(VedetteError):
-    """The controller refused a request, or does not answer."""
+    """The controller refused a request."""
+
+
+class UnreachableError(ApiError):
+    """The controller does not answer."""
 
 
 class DemoError(VedetteError):

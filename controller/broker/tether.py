@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 
+__all__ = ["main"]
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from controller.cli.shared import client, controller_option, reference
-from controller.errors import ApiError
+from controller.errors import ApiError, UnreachableError
 from runtime.errors import UsageError
 from runtime.terminal import emit, json_option, table
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["rollout"]
 
 POLL_SECONDS = 0.5
+RESTART_SECONDS = 30.0  # that a controller may be away while a rollout is watched
 LATEST = "latest"
 
 
@@ -36,7 +37,13 @@ def rollout() -> None:
 @click.option("--max-failure-rate", type=float, default=0.05, show_default=True, help="Share of a wave, 0 to 1.")
 @click.option("--success-rate", type=float, default=1.0, show_default=True, help="Opens a gate before all are decided.")
 @click.option("--min-samples", type=int, default=10, show_default=True, help="Decided before the rate alone can stop.")
-@click.option("--on-failure", type=click.Choice(["pause", "rollback"]), default="pause", show_default=True)
+@click.option(
+    "--on-failure",
+    type=click.Choice(["pause", "rollback"]),
+    default="pause",
+    show_default=True,
+    help="What a failed wave leads to: it waits for you, or every device goes back.",
+)
 @click.option("--window", metavar="WINDOW", help="Like 'Mon-Fri 01:00-05:00', in each device's own time (label tz).")
 @click.option("--rate", metavar="N/min", help="Assignments a minute, at most.")
 @click.option("--device-timeout", default="1h", show_default=True, metavar="DURATION", help="Then it has failed.")
@@ -150,12 +157,24 @@ def watch(context: click.Context, rollout: str, url: str | None, *, as_json: boo
             if found["state"] != "running" and not found["returning"]:
                 break
             time.sleep(POLL_SECONDS)
-            found = _find(api, found["id"])
+            found = _look_again(api, found)
     if as_json:
         emit(found, as_json=True, text="")
     elif found["state"] == "paused":
         click.echo(f"paused: go on with `vedette rollout resume {found['id']}`, or end it with abort or rollback")
     context.exit(0 if found["state"] == "succeeded" else 1)
+
+
+def _look_again(api: Client, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the rollout as it is now; a controller that is restarted meanwhile is waited for."""
+    until = time.monotonic() + RESTART_SECONDS
+    while True:
+        try:
+            return _find(api, found["id"])
+        except UnreachableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def _order(word: str, text: str) -> Callable[..., None]:

@@ -20,7 +20,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
 from controller.errors import ServeError
@@ -73,10 +73,17 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Open a session whose changes are committed together at the end, or not at all."""
+        """Open a session whose changes are committed together at the end, or not at all.
+
+        Raises:
+            ServeError: The disk is full, or the database went away.
+        """
         writer = self.engine.execution_options(immediate=True)
-        with Session(writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        try:
+            with Session(writer, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            raise ServeError(f"database {self.engine.url!r} cannot be written: {error.orig}") from None
 
     def close(self) -> None:
         """Close every connection."""

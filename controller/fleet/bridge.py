@@ -21,7 +21,7 @@ from sqlalchemy import select
 from controller.broker.interface import Broker, connect
 from controller.database.database import Database
 from controller.database.schema import DeviceRow
-from controller.errors import BrokerError
+from controller.errors import BrokerError, ServeError
 from controller.fleet.ingest import Arrival, ingest
 from runtime.errors import ProtocolError
 from runtime.protocol.messages import Assignment, BlobRequest, Command
@@ -34,6 +34,7 @@ log = structlog.get_logger("vedette.bridge")
 MAX_QUEUED = 10_000  # messages from devices that wait to be written
 MAX_BATCH = 500  # messages in one transaction
 RECONNECT_MOST = 10.0  # seconds
+RETRY = 1.0  # seconds until facts that could not be written are written again
 
 
 class Bridge:
@@ -147,8 +148,17 @@ class Bridge:
             batch = [await self._arrivals.get()]
             while len(batch) < MAX_BATCH and not self._arrivals.empty():
                 batch.append(self._arrivals.get_nowait())
-            self._drop(await asyncio.to_thread(self._write, batch))
+            self._drop(await self._write_for_sure(batch))
             self._on_facts()
+
+    async def _write_for_sure(self, batch: list[Arrival]) -> list[str]:
+        """Write *batch*, as often as it takes; meanwhile the queue fills up, and the broker keeps the rest."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._write, batch)
+            except ServeError as error:
+                log.warning("facts cannot be written", waiting=self._arrivals.qsize(), reason=str(error))
+                await asyncio.sleep(RETRY)
 
     def _write(self, batch: list[Arrival]) -> list[str]:
         with self._database.write() as session:

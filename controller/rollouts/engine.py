@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable
@@ -43,6 +44,7 @@ __all__ = ["ORDERS", "RolloutEngine"]
 log = structlog.get_logger("vedette.rollouts")
 
 TICK = 1.0  # seconds; time itself moves rollouts on
+BREATH = 0.1  # seconds at least between two looks, however fast facts change
 
 Order = Callable[[Rollout, Facts, datetime], Step]
 ORDERS: dict[str, Order] = {
@@ -83,10 +85,9 @@ class RolloutEngine:
         while True:
             self.wake.clear()
             self.desired_changed(await asyncio.to_thread(self.step_all))
-            try:
+            await asyncio.sleep(BREATH)
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), TICK)
-            except TimeoutError:
-                continue
 
     # --- Synchronous from here on: called in a thread ---------------------------------------------
 

@@ -181,6 +181,32 @@ async def test_a_wrong_password_and_a_revoked_device_are_refused(fleet):
     assert (fleet.root / "again.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_what_people_read_says_what_the_json_says(fleet):
+    listed = fleet.run("vedette", "device", "list").stdout
+    assert [line.split()[:2] for line in listed.splitlines()[2:5]] == [[f"cam{i}", "online"] for i in (1, 2, 3)]
+    shown = fleet.run("vedette", "device", "show", "cam1").stdout
+    assert "serving    color@2, fp32 on CPUExecutionProvider" in shown
+    latest = fleet.run("vedette", "rollout", "show", "latest").stdout
+    assert "rollout" in latest.splitlines()[0]
+    rollouts = fleet.json("vedette", "rollout", "list")
+    table = fleet.run("vedette", "rollout", "list").stdout.splitlines()[2:]
+    assert [line.split()[0] for line in table] == [one["id"] for one in rollouts]
+    assert "phase" in fleet.run("vedette", "device", "telemetry", "cam1").stdout
+
+
+def test_orders_of_an_operator(fleet):
+    rollout = fleet.create_rollout("color@2", "--soak", "1h")
+    assert fleet.json("vedette", "rollout", "pause", rollout)["state"] == "paused"
+    assert "paused" in fleet.run("vedette", "rollout", "watch", rollout, expect=1).stdout
+    assert fleet.json("vedette", "rollout", "resume", "latest")["state"] == "running"
+    assert fleet.run("vedette", "rollout", "abort", rollout).stdout.startswith("aborted")
+    again = fleet.run("vedette", "rollout", "pause", rollout, expect=1)
+    assert again.stderr == f"vedette: error: rollout {rollout} is aborted; to pause it, it must be running\n"
+    wrong = fleet.run("vedette", "rollout", "create", "color", "--target", "all", "--waves", "10%,5%", expect=2)
+    assert wrong.stderr.count("\n") == 1
+    assert "cumulative" in wrong.stderr
+
+
 def test_labels_telemetry_and_commands(fleet):
     labelled = fleet.json("vedette", "device", "label", "cam1", "floor=2", "tz=Europe/Berlin")
     assert labelled["labels"] == {"site": "roof", "floor": "2", "tz": "Europe/Berlin"}

@@ -33,7 +33,7 @@ async def token(api, role):
     return {"Authorization": f"Bearer {made.json()['token']}"}
 
 
-def one_line(response, status):
+def expect_problem(response, status):
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
@@ -45,13 +45,13 @@ def one_line(response, status):
 @pytest.mark.parametrize(("method", "path", "body"), EVERYTHING)
 async def test_nothing_is_open_without_a_token(anyone, method, path, body):
     response = await anyone.request(method, path, json=body)
-    assert "no bearer token" in one_line(response, 401)
+    assert "no bearer token" in expect_problem(response, 401)
     assert response.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("header", ["Bearer wrong", "Bearer ", "Basic YTpi", "wrong"])
 async def test_a_wrong_token_is_refused(anyone, header):
-    one_line(await anyone.get("/devices", headers={"Authorization": header}), 401)
+    expect_problem(await anyone.get("/devices", headers={"Authorization": header}), 401)
 
 
 async def test_health_needs_no_token(anyone, services):
@@ -74,7 +74,7 @@ async def test_each_role_may_do_its_part(api, role, allowed, denied):
         response = await api.request(method, path, headers=headers, json=body[0] if body else None)
         assert response.status_code not in {401, 403}, (method, path)
     for method, path, body in denied:
-        detail = one_line(await api.request(method, path, headers=headers, json=body), 403)
+        detail = expect_problem(await api.request(method, path, headers=headers, json=body), 403)
         assert f"is a {role}'s" in detail
 
 
@@ -82,7 +82,7 @@ async def test_a_deleted_token_is_worth_nothing(api):
     headers = await token(api, "viewer")
     assert (await api.get("/devices", headers=headers)).status_code == 200
     assert (await api.delete("/tokens/a-viewer")).status_code == 204
-    one_line(await api.get("/devices", headers=headers), 401)
+    expect_problem(await api.get("/devices", headers=headers), 401)
 
 
 async def test_tokens_are_listed_without_themselves_and_unique_by_name(api):
@@ -90,19 +90,19 @@ async def test_tokens_are_listed_without_themselves_and_unique_by_name(api):
     listed = (await api.get("/tokens")).json()
     assert [(one["name"], one["role"]) for one in listed] == [("a-viewer", "viewer"), ("admin", "admin")]
     assert headers["Authorization"].removeprefix("Bearer ") not in str(listed)
-    assert "already" in one_line(await api.post("/tokens", json={"name": "a-viewer", "role": "admin"}), 409)
-    one_line(await api.delete("/tokens/admin"), 409)
-    one_line(await api.delete("/tokens/nobody"), 404)
+    assert "already" in expect_problem(await api.post("/tokens", json={"name": "a-viewer", "role": "admin"}), 409)
+    expect_problem(await api.delete("/tokens/admin"), 409)
+    expect_problem(await api.delete("/tokens/nobody"), 404)
 
 
 async def test_a_request_that_is_too_large_is_refused_whatever_it_says_of_its_length(api):
-    assert "too large" in one_line(await api.post("/devices", content=b" " * (MAX_REQUEST + 1)), 413)
+    assert "too large" in expect_problem(await api.post("/devices", content=b" " * (MAX_REQUEST + 1)), 413)
 
     async def pieces():
         for _ in range(3):
             yield b" " * (MAX_REQUEST // 2)
 
-    assert "too large" in one_line(await api.post("/devices", content=pieces()), 413)
+    assert "too large" in expect_problem(await api.post("/devices", content=pieces()), 413)
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ async def test_a_request_that_is_too_large_is_refused_whatever_it_says_of_its_le
 )
 async def test_a_body_that_is_not_usable_is_named(api, body, said):
     response = await api.post("/devices", content=body, headers={"content-type": "application/json"})
-    assert said in one_line(response, 422)
+    assert said in expect_problem(response, 422)
 
 
 async def test_an_unknown_path_is_a_problem_too(api):
-    one_line(await api.get("/nothing"), 404)
-    one_line(await api.delete("/health"), 405)
+    expect_problem(await api.get("/nothing"), 404)
+    expect_problem(await api.delete("/health"), 405)
 
 
 async def test_the_openapi_document_describes_every_route(anyone):

@@ -130,3 +130,13 @@ def test_the_tables_are_the_ones_that_the_design_names(database):
     assert {"devices", "rollouts", "rollout_devices", "tokens", "audit", "telemetry", "events"} <= set(
         inspect(database.engine).get_table_names()
     )
+
+
+def test_a_full_disk_is_one_error_and_nothing_is_half_written(database):
+    with database.engine.connect() as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    with pytest.raises(ServeError, match="cannot be written: database or disk is full"), database.write() as session:
+        session.add_all(audit(subject="x" * 100) for _ in range(1000))
+    with database.read() as session:
+        assert session.scalars(select(AuditRow)).all() == []
