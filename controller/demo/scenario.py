@@ -23,7 +23,7 @@ from runtime.store import ModelStore
 __all__ = ["Scenario"]
 
 MODEL = "digits"
-EPOCHS = {1: 2, 2: 25}  # by version: a hasty one, and a better one
+EPOCHS = {1: 2, 2: 12}  # by version: a hasty one, and a better one
 GOOD_ACCURACY = 0.97
 
 
@@ -76,14 +76,16 @@ class Scenario:
             )  # fmt: skip
             step.note(held_out_accuracy=f"{trained['best']['accuracy']:.2%}")
         with self.report.step(f"export, quantize and publish {MODEL}@{version}") as step:
-            manifest = self.processes.run_json(
+            published = self.processes.run_json(
                 "vedette", "model", "import", run, "--name", MODEL, "--task", "classification",
                 "--calibration", "digits#train", "--evaluation", "digits#test", "--precision", "fp32,int8",
             )  # fmt: skip
-            check(manifest["version"] == version, f"published as version {manifest['version']}, expected {version}")
-            step.note(published=" ".join(v["id"] for v in manifest["variants"]))
-            for rejected in manifest["rejected"]:
-                step.note(**{f"rejected_{rejected['id']}": rejected["reason"]})
+            check(published["version"] == version, f"published as version {published['version']}, expected {version}")
+            for variant, facts in published["variants"].items():
+                top1, latency = facts["metrics"]["top1"], facts["metrics"]["latency_ms"]
+                step.note(**{variant: f"{top1:.2%} in {latency:.3f} ms"})
+            for variant, facts in published["rejected"].items():
+                step.note(**{f"{variant} rejected": facts["reason"]})
 
     def _roll_out(self, version: int, waves: str) -> None:
         reference = f"{MODEL}@{version}"
@@ -101,7 +103,7 @@ class Scenario:
                 self.processes.run("vedette", "data", "convert", "digits#test", data, "--row-group-rows", "50")
             summary = self.processes.run_json(
                 "vedette", "batch", "run", "--model", f"{MODEL}@{version}", "--input", data, "--output", out,
-                "--keep", "label",
+                "--keep", "label=truth",
             )  # fmt: skip
             answers = self.root / f"answers-{version}.parquet"
             self.processes.run("vedette", "batch", "read", out, "--out", answers)
@@ -138,6 +140,6 @@ class Scenario:
 
 def _accuracy(answers: Path) -> tuple[int, float]:
     """Return the number of distinct input rows in a batch output, and the share of right labels."""
-    table = pq.read_table(answers, columns=["source_row", "label_id", "label"])
-    right = pc.equal(table["label_id"].cast("int64"), table["label"].cast("int64"))
+    table = pq.read_table(answers, columns=["source_row", "label_id", "truth"])
+    right = pc.equal(table["label_id"].cast("int64"), table["truth"].cast("int64"))
     return len(pc.unique(table["source_row"])), float(pc.mean(right.cast("float64")).as_py())
