@@ -5,6 +5,8 @@ Rules:
       the siblings stay strangers and a missing extra breaks only its own verbs.
     * An error is one line on stderr: exit code 2 for a wrong call, 1 for a failure, 130 for Ctrl-C.
       A traceback appears only with ``--debug`` (or ``VEDETTE_DEBUG=1``).
+    * A verb of verbs without one prints its help, exit code 2. A reader that went away (``| head``) is
+      no error to talk about.
 """
 
 from __future__ import annotations
@@ -25,16 +27,25 @@ from runtime.errors import VedetteError
 __all__ = ["MissingExtraError", "configure_logging", "main", "run_command"]
 
 GROUP = "vedette.commands"
-EXTRA_OF_PACKAGE = {
-    "controller": "controller,train,cpu",
-    "cluster": "cluster,cpu",
-    "runtime": "cpu",
-    "edge_agent": "edge,cpu",
-}
+NO_VERB: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click before 8.2 just prints the help
+
+# What to install where a module is missing: by the package of ours that wanted it, or, where only the
+# runtime did, by the module.
+EXTRA_OF_PACKAGE = {"controller": "controller,train,cpu", "cluster": "cluster,cpu", "edge_agent": "edge,cpu"}
+EXTRA_OF_MODULE = {"obstore": "cluster,cpu", "pyarrow": "cluster,cpu", "sklearn": "train,cpu"}
+EXTRA_OF_RUNTIME = "cpu"
 
 
 class MissingExtraError(VedetteError):
-    """A verb needs a library that was not installed."""
+    """A verb needs a library that was not installed.
+
+    Attributes:
+        remedy: The command that installs it.
+    """
+
+    def __init__(self, module: str, extras: str) -> None:
+        self.remedy = f"pip install 'vedette[{extras}]'"
+        super().__init__(f"Python module {module!r} is not installed: {self.remedy}")
 
 
 class _Verbs(click.Group):
@@ -50,11 +61,31 @@ class _Verbs(click.Group):
         point = self._entry_points().get(cmd_name)
         if point is None:
             return None
-        command: click.Command = point.load()
+        try:
+            command: click.Command = point.load()
+        except ModuleNotFoundError as error:
+            return _absent(cmd_name, _missing_extra(error, point.module.partition(".")[0]))
         return command
 
 
+def _absent(name: str, error: MissingExtraError) -> click.Command:
+    """Return a verb that is listed with what it lacks, and says so whatever it is called with."""
+
+    def callback(**_: Any) -> NoReturn:
+        raise error
+
+    return click.Command(
+        name,
+        callback=callback,
+        params=[click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)],
+        context_settings={"ignore_unknown_options": True},
+        add_help_option=False,
+        short_help=f"(not installed: {error.remedy})",
+    )
+
+
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.version_option(package_name="vedette", message="vedette %(version)s")
 def vedette() -> None:
     """Train, publish and run computer-vision ONNX models: in batch, and on a fleet of devices."""
@@ -73,7 +104,7 @@ def configure_logging() -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stream of each moment: tests replace it
     )
 
 
@@ -86,25 +117,31 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _missing_extra(error: ModuleNotFoundError) -> MissingExtraError:
-    """Return an error that says what to install for the module that was not found."""
-    extras = EXTRA_OF_PACKAGE["runtime"]
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        extras = EXTRA_OF_PACKAGE.get(package, extras)  # the innermost frame of ours decides
-    return MissingExtraError(f"Python module {error.name!r} is not installed: pip install 'vedette[{extras}]'")
+def _missing_extra(error: ModuleNotFoundError, package: str = "") -> MissingExtraError:
+    """Return an error that says what to install for the module that was not found.
+
+    Args:
+        error: That it was not found.
+        package: Of ours, if it is known which one wanted the module; otherwise the traceback tells.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [package, *(str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in frames)]
+    wanting = [name for name in ours if name in EXTRA_OF_PACKAGE]
+    module = str(error.name or "")
+    by_module = EXTRA_OF_MODULE.get(module.partition(".")[0], EXTRA_OF_RUNTIME)
+    return MissingExtraError(module, EXTRA_OF_PACKAGE[wanting[-1]] if wanting else by_module)
 
 
 def run_command(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run *command* as a process would, and exit with its code; the rules are in the module docstring."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("VEDETTE_DEBUG", "") not in {"", "0"}
-    given = [argument for argument in given if argument != "--debug"]
+    given = [argument for argument in given if argument != "--debug"]  # it may stand anywhere
     configure_logging()
     try:
         sys.exit(command.main(given, prog_name=prog_name, standalone_mode=False) or 0)
     except Exception as error:  # the one place that turns errors into exit codes
-        if debug:
+        if debug and not isinstance(error, click.exceptions.UsageError | click.Abort | BrokenPipeError):
             raise
         _exit_with(error, prog_name)
     except KeyboardInterrupt:
@@ -117,6 +154,14 @@ def _exit_with(error: Exception, prog_name: str) -> NoReturn:
         case click.Abort():
             click.echo(f"{prog_name}: interrupted", err=True)
             sys.exit(130)
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing may be flushed into it at exit
+            sys.exit(1)
+        case click.UsageError() if isinstance(error, NO_VERB):
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
+        case click.UsageError() if error.ctx is not None:
+            text, code = f"{error.format_message()} See '{error.ctx.command_path} --help'.", error.exit_code
         case click.ClickException():
             text, code = error.format_message(), error.exit_code
         case VedetteError():

@@ -60,7 +60,11 @@ def predict(reference: str, image: tuple[Path, ...], provider: str, store: str |
 
     artifact = resolve_artifact(reference, ModelStore.open(store) if store else None)
     predictor = Predictor(artifact, provider=provider)
-    found = [(path, predictor.predict([path])[0]) for path in image]
+    found = []
+    with progress(len(image), "predict", "images") as bar:
+        for path in image:
+            found.append((path, predictor.predict([path])[0]))
+            bar.advance()
     model = artifact.manifest.reference
     emit(
         [{"image": str(path), "model": model} | dataclasses.asdict(one) for path, one in found],

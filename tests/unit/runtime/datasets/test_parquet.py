@@ -243,4 +243,4 @@ def test_memory_is_bounded_by_pages_not_by_the_row_group(tmp_path: Path) -> None
     )
     rows, grown = map(int, done.stdout.split())
     assert rows == 400
-    assert grown < megabytes * 1.4  # it is above 1.9 when the row group is read at once
+    assert grown < megabytes * 1.4  # measured: 0.75, and 1.75 when the row group is read at once

@@ -1,0 +1,195 @@
+"""The verbs of the runtime with real data: convert, predict, doctor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from runtime import diagnosis
+from runtime.artifact import Artifact
+from runtime.cli import run_command, vedette
+from runtime.datasets import open_dataset
+from runtime.hardware import DeviceClass
+from runtime.providers import PREFERENCE
+from runtime.store import ModelStore, blob_path, manifest_path
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command; return its exit code, and what it printed to stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            run_command(vedette, "vedette", list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return call
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_convert_writes_parquet_and_says_what(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("data", "convert", "digits#test", tmp_path / "out", "--row-group-rows", 100, "--json")
+    assert (code, err) == (0, "")
+    target = tmp_path / "out" / "data.parquet"
+    assert json.loads(out) == {
+        "source": "digits#test",
+        "out": str(target),
+        "rows": 364,
+        "bytes": target.stat().st_size,
+    }
+    assert pq.ParquetFile(target).num_row_groups == 4
+    assert len(open_dataset(str(tmp_path / "out"))) == 364
+
+
+def test_convert_takes_a_file_name_and_replaces_what_is_there(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "digits.parquet"
+    target.write_text("old")
+    code, out, _ = run("data", "convert", "digits#test", target)
+    assert code == 0
+    assert out == f"wrote 364 rows, {target.stat().st_size} bytes, to {target}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.parquet"]
+
+
+def test_convert_chooses_columns(run: Run, tmp_path: Path) -> None:
+    run("data", "convert", "digits#test", tmp_path / "a.parquet")
+    again = run("data", "convert", tmp_path / "a.parquet", tmp_path / "b.parquet", "--image-column", "image")
+    assert again[0] == 0
+    code, _, err = run("data", "convert", tmp_path / "a.parquet", tmp_path / "c.parquet", "--image-column", "pixels")
+    assert code == 1
+    assert "a.parquet has no column 'pixels'; its columns are: image (struct<bytes: large_binary" in err
+    assert not (tmp_path / "c.parquet").exists()
+
+
+@pytest.mark.parametrize("source", ["nowhere", "digits#extra"])
+def test_convert_of_nothing_leaves_nothing(run: Run, tmp_path: Path, source: str) -> None:
+    code, out, err = run("data", "convert", source, tmp_path / "out")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_of_corrupt_parquet_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense PAR1")
+    code, _, err = run("data", "convert", tmp_path / "bad.parquet", tmp_path / "out.parquet")
+    assert code == 1
+    assert err.startswith(f"vedette: error: {tmp_path / 'bad.parquet'} is not a readable Parquet file: ")
+    assert err.count("\n") == 1
+
+
+def test_convert_to_a_full_disk_says_so(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    code, _, err = run("data", "convert", "digits#test", tmp_path / "out.parquet")
+    assert (code, err) == (1, "vedette: error: no space left on device; free some and run the same command again\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_prints_one_object_an_image(run: Run, probe: Path, tmp_path: Path) -> None:
+    images = [picture(tmp_path / f"{number}.png", number) for number in range(3)]
+    code, out, err = run("predict", "--model", probe, *images, "--provider", "cpu", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [one["image"] for one in found] == list(map(str, images))
+    for one in found:
+        assert set(one) == {"image", "model", "label_id", "label", "score", "top_k"}
+        assert one["model"] == "probe@1"
+        assert one["label"] == "abcd"[one["label_id"]]
+        assert sum(entry["score"] for entry in one["top_k"]) == pytest.approx(1, abs=1e-4)
+        assert {key: one[key] for key in ("label_id", "label", "score")} == one["top_k"][0]
+
+
+def test_predict_prints_a_table_for_people(run: Run, probe: Path, tmp_path: Path) -> None:
+    code, out, _ = run("predict", "--model", probe, picture(tmp_path / "x.png"))
+    assert code == 0
+    head, rule, row = out.splitlines()
+    assert head.split() == ["image", "label", "score"]
+    assert row.split()[0] == str(tmp_path / "x.png")
+    assert set(rule) == {"-", " "}
+
+
+def test_predict_takes_a_published_model_from_a_store(run: Run, probe: Path, tmp_path: Path) -> None:
+    store = ModelStore.open(tmp_path / "store")
+    artifact = Artifact.open(probe)
+    for pinned in artifact.manifest.files:
+        store.objects.put(blob_path(pinned.sha256), (probe / pinned.file).read_bytes())
+    store.objects.put(manifest_path("probe", 1), artifact.manifest.to_bytes())
+    image = picture(tmp_path / "x.png")
+    for reference in ("probe", "probe@1", "probe@latest"):
+        code, out, err = run("predict", "--model", reference, "--store", tmp_path / "store", image, "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out)[0]["model"] == "probe@1"
+    code, _, err = run("predict", "--model", "probe@2", "--store", tmp_path / "store", image)
+    assert code == 1
+    assert "model 'probe' has no version 2; published are: 1" in err
+    code, _, err = run("predict", "--model", "probe", image)
+    assert code == 1
+    assert "no model 'probe' in" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "empty"), (b"nonsense", "not_an_image"), (b"\x89PNG\r\n\x1a\n", "truncated")]
+)
+def test_predict_names_the_bad_image(run: Run, probe: Path, tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "bad.png").write_bytes(content)
+    code, out, err = run("predict", "--model", probe, picture(tmp_path / "good.png"), tmp_path / "bad.png")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"vedette: error: {reason}: {tmp_path / 'bad.png'}: ")
+
+
+def test_predict_with_a_provider_that_is_not_here_says_why(run: Run, probe: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "x.png")
+    code, _, err = run("predict", "--model", probe, "--provider", "cuda", image)
+    assert code == 1
+    assert "fp32 on CUDAExecutionProvider: CUDAExecutionProvider is not in the installed ONNX Runtime" in err
+    assert run("predict", "--model", probe, "--provider", "abacus", image)[0] == 2
+
+
+def test_predict_with_a_spoiled_artifact_is_one_line(run: Run, probe: Path, tmp_path: Path) -> None:
+    (probe / "model.fp32.onnx").write_bytes(b"broken")
+    code, _, err = run("predict", "--model", probe, picture(tmp_path / "x.png"))
+    assert (code, err.count("\n")) == (1, 1)
+    assert "model.fp32.onnx has 6 bytes; the manifest pins" in err
+
+
+def test_doctor_proves_what_this_machine_can_do(run: Run, home: Path) -> None:
+    code, out, err = run("doctor", "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert set(report) == {"machine", "versions", "providers", "advice"}
+    assert report["machine"]["home"] == str(home)
+    assert report["machine"]["disk_free_mb"] > 0
+    assert report["versions"]["onnxruntime"].startswith("onnxruntime")
+    cpu = report["providers"][-1]
+    assert (cpu["provider"], cpu["passed"]) == ("CPUExecutionProvider", True)
+    assert all(proof["reason"] for proof in report["providers"])
+
+
+def test_doctor_says_what_to_install_for_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "PREFERENCE", dict.fromkeys(DeviceClass, PREFERENCE[DeviceClass.INTEL]))
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert "OpenVINOExecutionProvider  refused" in out
+    assert "CPUExecutionProvider       proven" in out
+    assert out.rstrip().endswith("in an environment of its own: pip install 'vedette[openvino]'")
+
+
+def test_doctor_works_where_the_home_is_not_there_yet(run: Run, home: Path) -> None:
+    shutil.rmtree(home)
+    assert run("doctor", "--json")[0] == 0
