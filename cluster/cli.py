@@ -37,7 +37,8 @@ def batch() -> None:
     "--keep",
     multiple=True,
     metavar="COLS",
-    help="Input columns to pass through: COLUMN or COLUMN=NAME, separated by commas.",
+    help="Input columns to pass through: COLUMN or COLUMN=NAME, separated by commas; where the output has a column "
+    "of that name itself, COLUMN is kept as input_COLUMN.",
 )
 @click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...].")
 @click.option("--workers", default="auto", show_default=True, metavar="SPEC", help="auto (one a core), N or cpu=N.")

@@ -32,7 +32,7 @@ from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
 from cluster.pool import LocalPool, Outcome, Pool
 from cluster.records import JobRecord
 from cluster.report import Summary, Tally
-from cluster.schema import Kept, kept_fields, output_schema
+from cluster.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.sources import Columns, Source, open_source
 from cluster.worker import ShardWorker, WorkerSpec
 from cluster.workers import divide, machine_cores, parse_workers
@@ -139,7 +139,7 @@ def plan_job(options: BatchOptions) -> Job:
     parse_workers(options.workers)
     root = local_path(options.output, "--output")
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
-    keep = tuple(map(Kept.parse, options.keep))
+    keep = named_apart(map(Kept.parse, options.keep), artifact.manifest.task)
     columns = Columns(image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter)
     source = open_source(options.input, columns)
     _check_apart(root, source)

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Self
@@ -29,6 +29,7 @@ __all__ = [
     "TaskColumns",
     "file_metadata",
     "kept_fields",
+    "named_apart",
     "output_schema",
     "task_columns",
 ]
@@ -113,6 +114,20 @@ class Kept:
         return cls(column.strip(), name.strip() or column.strip())
 
 
+def named_apart(kept: Iterable[Kept], task: str) -> tuple[Kept, ...]:
+    """Return *kept*, those renamed to ``input_...`` that the output has a column of its own for.
+
+    A name that was given, and not just the input's, stays as it is.
+    """
+    own = _own_names(task)
+    return tuple(Kept(k.column, f"input_{k.column}") if k.name == k.column and k.name in own else k for k in kept)
+
+
+def _own_names(task: str) -> tuple[str, ...]:
+    """Return the names of the columns that the output has of its own."""
+    return tuple(field.name for field in [*SOURCE_FIELDS, *task_columns(task).fields])
+
+
 def kept_fields(available: pa.Schema, kept: Sequence[Kept]) -> list[pa.Field]:
     """Return the fields that *kept* columns of *available* have in the output; without their metadata.
 
@@ -139,10 +154,10 @@ def output_schema(task: str, kept: Sequence[pa.Field]) -> pa.Schema:
     """
     own = [*SOURCE_FIELDS, *task_columns(task).fields]
     names = [field.name for field in kept]
-    if clashing := sorted({name for name in names if name in {field.name for field in own}}):
+    if clashing := sorted(set(names).intersection(_own_names(task))):
         raise SchemaError(
             f"--keep {', '.join(clashing)}: the output has its own column of that name "
-            f"({', '.join(field.name for field in own)}); give it another one: --keep {clashing[0]}=input_{clashing[0]}"
+            f"({', '.join(_own_names(task))}); give it another one: --keep COLUMN=NAME"
         )
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise SchemaError(f"--keep gives the name {', '.join(doubled)} twice")

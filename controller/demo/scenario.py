@@ -103,7 +103,7 @@ class Scenario:
                 self.processes.run("vedette", "data", "convert", "digits#test", data, "--row-group-rows", "50")
             summary = self.processes.run_json(
                 "vedette", "batch", "run", "--model", f"{MODEL}@{version}", "--input", data, "--output", out,
-                "--keep", "label=truth",
+                "--keep", "label",
             )  # fmt: skip
             answers = self.root / f"answers-{version}.parquet"
             self.processes.run("vedette", "batch", "read", out, "--out", answers)
@@ -140,6 +140,6 @@ class Scenario:
 
 def _accuracy(answers: Path) -> tuple[int, float]:
     """Return the number of distinct input rows in a batch output, and the share of right labels."""
-    table = pq.read_table(answers, columns=["source_row", "label_id", "truth"])
-    right = pc.equal(table["label_id"].cast("int64"), table["truth"].cast("int64"))
+    table = pq.read_table(answers, columns=["source_row", "label_id", "input_label"])
+    right = pc.equal(table["label_id"].cast("int64"), table["input_label"].cast("int64"))
     return len(pc.unique(table["source_row"])), float(pc.mean(right.cast("float64")).as_py())

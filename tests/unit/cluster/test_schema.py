@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import SchemaError
-from cluster.schema import Kept, file_metadata, kept_fields, output_schema, task_columns
+from cluster.schema import Kept, file_metadata, kept_fields, named_apart, output_schema, task_columns
 from runtime.artifact import Artifact
 from runtime.tasks.classification import Classification, LabelScore
 
@@ -26,10 +26,15 @@ def test_the_output_has_kept_columns_then_the_source_then_the_answer():
     assert schema.field("id").metadata is None
 
 
+def test_a_column_called_like_one_of_the_output_is_kept_under_another_name():
+    kept = named_apart([Kept.parse("label"), Kept.parse("id"), Kept.parse("x=truth")], "classification")
+    assert [one.name for one in kept] == ["input_label", "id", "truth"]
+    assert [one.column for one in kept] == ["label", "id", "x"]
+
+
 @pytest.mark.parametrize(
     ("keep", "text"),
     [
-        (["label"], "--keep label: .*--keep label=input_label"),
         (["id=score"], "--keep score"),
         (["id", "label=id"], "id twice"),
         (["nope"], "no column 'nope'; its columns are: id, label, x, x"),
