@@ -10,13 +10,14 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from controller.database.schema import DeviceRow, EventRow, SampleRow, StreamRow
+from controller.database.schema import Base, DeviceRow, EventRow, SampleRow, StreamRow
 from runtime.errors import ProtocolError
 from runtime.protocol.messages import Event, Reported, Status, Telemetry
 from runtime.protocol.topics import Channel, DeviceTopic
@@ -30,6 +31,9 @@ MAX_MESSAGE_TEXT = 2_000  # characters of an event's message
 MAX_BOOT_ID = 64  # characters
 
 
+Row = TypeVar("Row", bound=Base)
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A message from a device, as the broker delivered it."""
@@ -39,41 +43,76 @@ class Arrival:
     retained: bool = False  # an old message, kept by the broker
 
 
+@dataclass(slots=True)
+class _Batch:
+    """One transaction's work; it holds on to every row it saw, since a session alone forgets and asks again."""
+
+    session: Session
+    now: datetime
+    rows: dict[tuple[type[Base], tuple[object, ...]], Base | None] = field(default_factory=dict)
+    eventful: set[str] = field(default_factory=set)
+    names: dict[str, int] = field(default_factory=dict)  # measurements known, by device
+
+    def get(self, kind: type[Row], *key: object) -> Row | None:
+        """Return the row with that primary key, or ``None``."""
+        if (kind, key) not in self.rows:
+            self.rows[kind, key] = self.session.get(kind, key)
+        found = self.rows[kind, key]
+        return found if isinstance(found, kind) else None
+
+    def add(self, row: Base, *key: object) -> None:
+        """Keep a new row, under its primary key."""
+        self.session.add(row)
+        self.rows[type(row), key] = row
+
+    def count_names(self, device: str) -> int:
+        """Return how many measurements of *device* are known, and count one more."""
+        if device not in self.names:
+            of_device = select(func.count()).select_from(SampleRow).where(SampleRow.device_id == device)
+            self.names[device] = self.session.scalar(of_device) or 0
+        self.names[device] += 1
+        return self.names[device] - 1
+
+
 def ingest(session: Session, arrivals: Iterable[Arrival], now: datetime) -> list[str]:
     """Write what *arrivals* say; return why messages were dropped, one text each."""
-    dropped = []
-    for arrival in arrivals:
-        device = arrival.topic.device
-        row = session.get(DeviceRow, device)
-        if row is None or row.revoked_at is not None:
-            dropped.append(f"{arrival.topic}: no enrolled device")
-            continue
-        try:
-            _HANDLERS[arrival.topic.channel](session, row, arrival.payload, now)
-        except (ProtocolError, KeyError, ValueError) as error:
-            dropped.append(f"{arrival.topic}: {error}")
-        else:
-            if not arrival.retained:
-                row.last_seen = now
+    batch, dropped = _Batch(session, now), []
+    with session.no_autoflush:
+        for arrival in arrivals:
+            row = batch.get(DeviceRow, arrival.topic.device)
+            if row is None or row.revoked_at is not None:
+                dropped.append(f"{arrival.topic}: no enrolled device")
+                continue
+            try:
+                _HANDLERS[arrival.topic.channel](batch, row, arrival.payload)
+            except (ProtocolError, KeyError, ValueError) as error:
+                dropped.append(f"{arrival.topic}: {error}")
+            else:
+                if not arrival.retained:
+                    row.last_seen = now
+    session.flush()
+    for device in batch.eventful:
+        _forget_old_events(session, device)
     return dropped
 
 
-def _status(_session: Session, row: DeviceRow, payload: bytes, _now: datetime) -> None:
+def _status(_batch: _Batch, row: DeviceRow, payload: bytes) -> None:
     row.status = Status(payload.decode())
 
 
-def _reported(_session: Session, row: DeviceRow, payload: bytes, _now: datetime) -> None:
+def _reported(_batch: _Batch, row: DeviceRow, payload: bytes) -> None:
     reported = Reported.parse(payload)
     if reported.device != row.id:
         raise ProtocolError(f"reported says device {reported.device!r}")
     row.reported = reported.model_dump(mode="json")
 
 
-def _events(session: Session, row: DeviceRow, payload: bytes, now: datetime) -> None:
+def _events(batch: _Batch, row: DeviceRow, payload: bytes) -> None:
     event = Event.parse(payload)
-    if not _is_new(session, row.id, Channel.EVENTS, event.boot_id, event.number, now):
+    if not _is_new(batch, row.id, Channel.EVENTS, event.boot_id, event.number):
         return
-    session.add(
+    batch.eventful.add(row.id)
+    batch.session.add(
         EventRow(
             device_id=row.id,
             boot_id=event.boot_id,
@@ -86,58 +125,55 @@ def _events(session: Session, row: DeviceRow, payload: bytes, now: datetime) -> 
             message=event.message[:MAX_MESSAGE_TEXT],
         )
     )
-    session.flush()
-    oldest_kept = (
-        select(EventRow.id)
-        .where(EventRow.device_id == row.id)
-        .order_by(EventRow.id.desc())
-        .offset(MAX_EVENTS - 1)
-        .limit(1)
-        .scalar_subquery()
-    )
-    session.execute(delete(EventRow).where(EventRow.device_id == row.id, EventRow.id < oldest_kept))
 
 
-def _telemetry(session: Session, row: DeviceRow, payload: bytes, now: datetime) -> None:
-    batch = Telemetry.parse(payload)
-    if not _is_new(session, row.id, Channel.TELEMETRY, batch.boot_id, batch.number, now):
+def _forget_old_events(session: Session, device: str) -> None:
+    of_device = EventRow.device_id == device
+    oldest_kept = select(EventRow.id).where(of_device).order_by(EventRow.id.desc()).offset(MAX_EVENTS - 1).limit(1)
+    session.execute(delete(EventRow).where(of_device, EventRow.id < oldest_kept.scalar_subquery()))
+
+
+def _telemetry(batch: _Batch, row: DeviceRow, payload: bytes) -> None:
+    telemetry = Telemetry.parse(payload)
+    if not _is_new(batch, row.id, Channel.TELEMETRY, telemetry.boot_id, telemetry.number):
         return
-    known = session.scalar(select(func.count()).select_from(SampleRow).where(SampleRow.device_id == row.id)) or 0
-    for sample in batch.samples:
+    for sample in telemetry.samples:
         name = sample.name[:128]
-        last = session.get(SampleRow, (row.id, name))
-        if last is None and known < MAX_NAMES:
-            session.add(SampleRow(device_id=row.id, name=name, value=sample.value, time=sample.time))
-            session.flush()  # a name may come twice in one batch
-            known += 1
-        elif last is not None and sample.time >= last.time:
+        last = batch.get(SampleRow, row.id, name)
+        if last is not None and sample.time >= last.time:
             last.value, last.time = sample.value, sample.time
+        elif last is None and batch.count_names(row.id) < MAX_NAMES:
+            new = SampleRow(device_id=row.id, name=name, value=sample.value, time=sample.time)
+            batch.add(new, row.id, name)
 
 
-def _is_new(session: Session, device: str, channel: Channel, boot_id: str, number: int, now: datetime) -> bool:
+def _is_new(batch: _Batch, device: str, channel: Channel, boot_id: str, number: int) -> bool:
     """Whether *number* is above the last of this boot; remembers it if so."""
     if not 0 < len(boot_id) <= MAX_BOOT_ID or not 0 <= number < 2**63:
         raise ProtocolError(f"boot id {boot_id[:MAX_BOOT_ID]!r} or number {number} is not usable")
-    stream = session.get(StreamRow, (device, channel.value, boot_id))
+    key = (device, channel.value, boot_id)
+    stream = batch.get(StreamRow, *key)
     if stream is None:
-        session.add(StreamRow(device_id=device, channel=channel.value, boot_id=boot_id, number=number, updated_at=now))
-        session.flush()
-        _forget_old_boots(session, device, channel)
+        new = StreamRow(device_id=device, channel=channel.value, boot_id=boot_id, number=number, updated_at=batch.now)
+        batch.add(new, *key)
+        _forget_old_boots(batch, device, channel)
         return True
     if number <= stream.number:
         return False
-    stream.number, stream.updated_at = number, now
+    stream.number, stream.updated_at = number, batch.now
     return True
 
 
-def _forget_old_boots(session: Session, device: str, channel: Channel) -> None:
+def _forget_old_boots(batch: _Batch, device: str, channel: Channel) -> None:
+    batch.session.flush()
     of_channel = (StreamRow.device_id == device, StreamRow.channel == channel.value)
-    rows = session.scalars(select(StreamRow).where(*of_channel).order_by(StreamRow.updated_at.desc()))
+    rows = batch.session.scalars(select(StreamRow).where(*of_channel).order_by(StreamRow.updated_at.desc()))
     for row in rows.all()[MAX_STREAMS:]:
-        session.delete(row)
+        batch.session.delete(row)
+        batch.rows.pop((StreamRow, (device, channel.value, row.boot_id)), None)
 
 
-_HANDLERS: dict[Channel, Callable[[Session, DeviceRow, bytes, datetime], None]] = {
+_HANDLERS: dict[Channel, Callable[[_Batch, DeviceRow, bytes], None]] = {
     Channel.STATUS: _status,
     Channel.REPORTED: _reported,
     Channel.EVENTS: _events,
