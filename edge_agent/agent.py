@@ -77,7 +77,12 @@ class Agent:
         self._proving = asyncio.Lock()
         self._reporter = Reporter(bundle.device, spool, _now)
         self._slots = Slots(home.slots)
-        self._supervisor = Supervisor(settings, settings.results or home.results, self._reporter.changed.set)
+        self._supervisor = Supervisor(
+            settings,
+            settings.results or home.results,
+            changed=self._reporter.changed.set,
+            died=lambda why: self._reporter.event("error", code="runner", message=f"the runner ended unasked: {why}"),
+        )
         self._connection = Connection(bundle, settings, received=self._receive, changed=self._reporter.changed.set)
         self._assignments = Assignments(
             bundle.device, self._parts(), self._recover(), lambda ledger: ledger.save(home.ledger), self._reporter

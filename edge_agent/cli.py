@@ -56,7 +56,13 @@ def enroll(bundle: Path, home: Path | None, *, force: bool, as_json: bool) -> No
     "--source",
     help="Images: file:///dir/*.jpg, or a dataset (digits#test); file+once:, dataset+once: end after one round.",
 )
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=_DEFAULT.fps, show_default=True)
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_DEFAULT.fps,
+    show_default=True,
+    help="Frames a second, at most.",
+)
 @click.option("--results", type=_PATH, help="JSON lines with the results; default: results.jsonl in the home.")
 @click.option(
     "--telemetry-interval",

@@ -6,6 +6,7 @@ Rules:
     * A lost or refused connection is one line in the log and a new attempt, later each time, with
       jitter: a fleet must not come back in one moment.
     * Nothing is queued in here; see `edge_agent.bus`.
+    * A cancellation is never lost, whatever the library makes of it: a stop must not hang.
     * TLS trusts the bundle's CA if it names one, else the system's, and always checks the host name.
 """
 
@@ -14,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import cast
+from typing import TypeVar, cast
 
 import aiomqtt
 import structlog
@@ -66,6 +67,27 @@ def client_for(bundle: Bundle, *, will: aiomqtt.Will | None = None, timeout: flo
     )
 
 
+T = TypeVar("T")
+
+
+async def _cancellable(awaitable: Awaitable[T]) -> T:
+    """Return what *awaitable* gives, unless this task was cancelled meanwhile.
+
+    aiomqtt waits by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes
+    together with the answer (python/cpython#86296), and it turns one that comes while it disconnects
+    into a timeout.
+
+    Raises:
+        asyncio.CancelledError: A cancellation was asked for and got lost.
+    """
+    try:
+        return await awaitable
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+
+
 class _Inbox:
     """Messages of one subscription; None in the queue says that the connection is lost."""
 
@@ -111,6 +133,7 @@ class Connection:
         self._own = {self._topics.device(bundle.device, channel): channel for channel in TO_DEVICE}
         self._status = self._topics.device(bundle.device, Channel.STATUS)
         self._client: aiomqtt.Client | None = None  # while connected
+        self._was_connected = False  # in the attempt under way
         self._connected = asyncio.Event()
         self._inboxes: dict[str, _Inbox] = {}
 
@@ -125,15 +148,14 @@ class Connection:
         while True:
             will = aiomqtt.Will(self._status, Status.OFFLINE, qos=1, retain=True)
             client = client_for(self._bundle, will=will)
+            reason = "it closed the connection"
             try:
-                async with client:
-                    attempt = 0
-                    await self._serve(client)
+                await _cancellable(self._stay(client))
             except (aiomqtt.MqttError, AgentError) as error:
-                delay = self._delay(attempt)
-                _log.warning("broker not reached", broker=self._bundle.broker, reason=str(error), next_attempt_s=delay)
-            else:
-                delay = self._delay(attempt)
+                reason = str(error)
+            attempt = 0 if self._was_connected else attempt
+            delay = self._delay(attempt)
+            _log.warning("broker not reached", broker=self._bundle.broker, reason=reason, next_attempt_s=delay)
             attempt += 1
             await asyncio.sleep(delay)
 
@@ -145,7 +167,7 @@ class Connection:
         """Send a message; see `Bus.publish`."""
         client = self._require()
         try:
-            await client.publish(topic, payload, qos=qos, retain=retain)
+            await _cancellable(client.publish(topic, payload, qos=qos, retain=retain))
         except aiomqtt.MqttError as error:
             raise DisconnectedError(f"{topic} was not taken by the broker: {error}") from None
 
@@ -171,14 +193,20 @@ class Connection:
                 self._inboxes.pop(topic, None)
             if self._client is client:
                 with suppress(aiomqtt.MqttError):
-                    await client.unsubscribe(list(topics), timeout=_FAREWELL)
+                    await _cancellable(client.unsubscribe(list(topics), timeout=_FAREWELL))
+
+    async def _stay(self, client: aiomqtt.Client) -> None:
+        """Connect, and serve the connection until it is lost."""
+        self._was_connected = False
+        async with client:
+            await self._serve(client)
 
     async def _serve(self, client: aiomqtt.Client) -> None:
         """Announce the device and hand out what comes, until the connection is lost."""
         try:
             await self._subscribe(client, list(self._own), qos=1)
-            await client.publish(self._status, Status.ONLINE, qos=1, retain=True)
-            self._client = client
+            await _cancellable(client.publish(self._status, Status.ONLINE, qos=1, retain=True))
+            self._client, self._was_connected = client, True
             self._connected.set()
             _log.info("connected", broker=self._bundle.broker, device=self._bundle.device)
             self._changed()
@@ -206,7 +234,7 @@ class Connection:
             inbox.put(Incoming(topic, payload))
 
     async def _subscribe(self, client: aiomqtt.Client, topics: Sequence[str], *, qos: int) -> None:
-        answers = await client.subscribe([(topic, qos) for topic in topics])
+        answers = await _cancellable(client.subscribe([(topic, qos) for topic in topics]))
         for topic, answer in zip(topics, answers, strict=True):
             code = answer if isinstance(answer, int) else cast("ReasonCode", answer).value
             if code >= _REFUSED:

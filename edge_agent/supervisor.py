@@ -58,18 +58,22 @@ class Supervisor:
         settings: Source, rates and timeouts.
         results: The file that runners write to.
         changed: Called whenever `serving` may have become another.
+        died: Called with the reason when a runner ended unasked.
 
     Attributes:
         restarts: How often a runner ended unasked, since the agent started.
         last_death: Why the last of them ended; empty if none did.
     """
 
-    def __init__(self, settings: Settings, results: Path, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, results: Path, *, changed: Callable[[], None], died: Callable[[str], None]
+    ) -> None:
         self.restarts = 0
         self.last_death = ""
         self._settings = settings
         self._results = results
         self._changed = changed
+        self._tell_death = died
         self._slot: Slot | None = None  # what is to be served
         self._runner: RunnerProcess | None = None  # what serves it
         self._ended = Totals()  # of runners that are gone
@@ -230,6 +234,7 @@ class Supervisor:
         self.restarts += 1
         self.last_death = why
         _log.warning("runner ended", reason=why, restarts=self.restarts)
+        self._tell_death(why)
         self._changed()
 
     async def _end(self) -> None:

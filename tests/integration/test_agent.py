@@ -476,6 +476,7 @@ async def test_a_killed_runner_is_replaced_and_a_killed_agent_leaves_no_runner(a
     await controller.until(lambda: controller.last.active is None, "a report that nothing serves")
     await controller.until(lambda: controller.serves(1), "a new runner")
     assert [one.pid for one in agent.runners()] != [runner.pid]
+    await controller.until(lambda: any(event.code == "runner" for event in controller.events), "an event that says so")
     assert json.loads(agent.command("status", "--json").stdout)["restarts"] == 1
 
     before = len(agent.results())

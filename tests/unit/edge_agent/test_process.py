@@ -68,7 +68,7 @@ def slot(tmp_path, model_state):
 
 @pytest.fixture
 async def supervisor(tmp_path):
-    supervisor = Supervisor(QUICK, tmp_path / "results.jsonl", lambda: None)
+    supervisor = Supervisor(QUICK, tmp_path / "results.jsonl", changed=lambda: None, died=lambda _why: None)
     task = asyncio.create_task(supervisor.run())
     yield supervisor
     task.cancel()
@@ -163,11 +163,14 @@ async def test_what_does_not_listen_is_killed(supervisor, slot):
 
 
 async def test_a_runner_that_says_nothing_is_hung(tmp_path, slot):
-    supervisor = Supervisor(replace(QUICK, stall_timeout=0.2), tmp_path / "results.jsonl", lambda: None)
+    told: list[str] = []
+    quick = replace(QUICK, stall_timeout=0.2)
+    supervisor = Supervisor(quick, tmp_path / "results.jsonl", changed=lambda: None, died=told.append)
     task = asyncio.create_task(supervisor.run())
     await supervisor.serve(slot("good"))  # it gives one report and no more
     await until(lambda: supervisor.restarts)
     assert "it said nothing for 0.2 s" in supervisor.last_death
+    assert told[-1] == supervisor.last_death
     task.cancel()
     await asyncio.wait([task])
 
