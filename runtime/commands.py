@@ -26,7 +26,13 @@ def data() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--image-column", help="The image column, if SOURCE is Parquet with several.")
 @click.option("--label-column", help="The label column, if SOURCE is Parquet and it is not 'label'.")
-@click.option("--row-group-rows", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option(
+    "--row-group-rows",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="At most so many rows in a row group; fewer where images are big.",
+)
 @json_option
 def convert(
     source: str, out: Path, image_column: str | None, label_column: str | None, row_group_rows: int, *, as_json: bool

@@ -73,6 +73,7 @@ FileName = Annotated[str, AfterValidator(_bare_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Metrics = Annotated[dict[str, float], AfterValidator(_sorted)]
+UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
 
 
@@ -231,7 +232,7 @@ class Provenance(_Frozen):
     """Where the model came from."""
 
     framework: str
-    created: Annotated[AwareDatetime, AfterValidator(_in_utc)]
+    created: UtcTime
     source_sha256: str | None = None
     dataset: str | None = None
     git: str | None = None

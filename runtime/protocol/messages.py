@@ -9,14 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runtime.errors import ProtocolError
-from runtime.manifest import ModelName, Sha256, describe_validation
+from runtime.manifest import ModelName, Sha256, UtcTime, describe_validation
 
 __all__ = [
     "BLOB_WINDOW",
@@ -96,8 +95,8 @@ class Assignment(Message):
     manifest_size: Annotated[int, Field(ge=1)]  # bytes; the manifest is pulled like any chunk
     rollout: str | None = None
     config: dict[str, str] = {}
-    not_before: AwareDatetime | None = None
-    deadline: AwareDatetime | None = None
+    not_before: UtcTime | None = None
+    deadline: UtcTime | None = None
 
     @property
     def reference(self) -> str:
@@ -139,7 +138,7 @@ class Reported(Message):
     device: str
     boot_id: str  # new at every start of the agent
     agent_version: str
-    time: AwareDatetime
+    time: UtcTime
     hardware: Hardware
     providers: tuple[str, ...] = ()  # execution providers proven on this device
     phase: Phase
@@ -154,7 +153,7 @@ class Event(Message):
 
     boot_id: str
     number: int  # rises by one within a boot
-    time: AwareDatetime
+    time: UtcTime
     kind: str  # phase | error | provider_fallback | command
     phase: Phase | None = None
     sequence: int = 0  # of the assignment it is about
@@ -167,7 +166,7 @@ class Sample(Message):
 
     name: str
     value: float
-    time: AwareDatetime
+    time: UtcTime
 
 
 class Telemetry(Message):
@@ -190,4 +189,4 @@ class Command(Message):
 
     id: str
     command: Literal["ping"]
-    time: datetime
+    time: UtcTime

@@ -3,7 +3,7 @@
 Rules:
     * A level that comes from outside (fleet, device) holds ``[A-Za-z0-9_-]`` only, at most 64 of
       them, so that it can be no wildcard, no second level and no NATS subject separator.
-    * `parse` and `str` are inverse to each other.
+    * `parse` and `str` are inverse to each other; a topic that could not be parsed cannot be made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Self
 
 from runtime.errors import ProtocolError
 
-__all__ = ["LEVEL", "BlobTopic", "Channel", "DeviceTopic", "FleetTopics", "check_level"]
+__all__ = ["FROM_DEVICE", "LEVEL", "TO_DEVICE", "BlobTopic", "Channel", "DeviceTopic", "FleetTopics", "check_level"]
 
 LEVEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,6 +55,10 @@ class DeviceTopic:
     device: str
     channel: Channel
 
+    def __post_init__(self) -> None:
+        check_level("fleet", self.fleet)
+        check_level("device", self.device)
+
     def __str__(self) -> str:
         return f"vedette/v1/{self.fleet}/devices/{self.device}/{self.channel}"
 
@@ -67,9 +71,7 @@ class DeviceTopic:
         """
         match text.split("/"):
             case ["vedette", "v1", fleet, "devices", device, channel] if channel in tuple(Channel):
-                return cls(
-                    fleet=check_level("fleet", fleet), device=check_level("device", device), channel=Channel(channel)
-                )
+                return cls(fleet=fleet, device=device, channel=Channel(channel))
         raise ProtocolError(f"not a device topic: {text!r}")
 
 
@@ -79,6 +81,11 @@ class BlobTopic:
 
     fleet: str
     sha256: str
+
+    def __post_init__(self) -> None:
+        check_level("fleet", self.fleet)
+        if not _SHA256.fullmatch(self.sha256):
+            raise ProtocolError(f"chunk {self.sha256!r} is not usable: expected a SHA-256 in lowercase hex")
 
     def __str__(self) -> str:
         return f"vedette/v1/{self.fleet}/blobs/{self.sha256}"
@@ -92,7 +99,7 @@ class BlobTopic:
         """
         match text.split("/"):
             case ["vedette", "v1", fleet, "blobs", sha256] if _SHA256.fullmatch(sha256):
-                return cls(fleet=check_level("fleet", fleet), sha256=sha256)
+                return cls(fleet=fleet, sha256=sha256)
         raise ProtocolError(f"not a chunk's topic: {text!r}")
 
 
@@ -107,7 +114,7 @@ class FleetTopics:
 
     def device(self, device: str, channel: Channel) -> str:
         """Return the topic of *channel* of *device*."""
-        return str(DeviceTopic(fleet=self.fleet, device=check_level("device", device), channel=channel))
+        return str(DeviceTopic(fleet=self.fleet, device=device, channel=channel))
 
     def every_device(self, channel: Channel) -> str:
         """Return the subscription to *channel* of every device."""
