@@ -29,7 +29,7 @@ def test_links_between_documents_lead_somewhere() -> None:
         for target in LINK.findall(document.read_text(encoding="utf-8"))
         if "://" not in target and not (document.parent / target.partition("#")[0]).exists()
     ]
-    assert broken == []
+    assert not broken
 
 
 def test_every_decision_record_is_listed() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import itertools
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("runtime", "controller", "cluster", "edge_agent")
@@ -97,6 +103,30 @@ def test_public_names_exist_once(modules: dict[str, dict[str, Any]]) -> None:
 
 def test_what_a_module_defines_for_others_is_declared(modules: dict[str, dict[str, Any]]) -> None:
     assert not [f"{name}.{public}" for name, facts in modules.items() for public in facts["undeclared"]]
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def test_what_is_imported_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {canonicalize_name(Requirement(text).name) for text in requirements}
+    brought_by = packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for name in imported_names(path)
+        if (top := name.partition(".")[0]) not in {*sys.stdlib_module_names, *PACKAGES}
+        and declared.isdisjoint(map(canonicalize_name, brought_by.get(top, ())))
+    }
+    assert not undeclared
 
 
 def test_modules_stay_small() -> None:

@@ -10,6 +10,7 @@ import importlib
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,6 @@ def test_an_image_takes_only_what_is_pinned_and_nothing_by_address(dockerfile: P
 
 @pytest.mark.parametrize("dockerfile", by_name(DOCKERFILES))
 def test_an_image_is_built_with_extras_that_exist(dockerfile: Path) -> None:
-    import tomllib
-
     known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     (extras,) = re.findall(r'"\.\[([^\]]+)\]"', dockerfile.read_text(encoding="utf-8"))
     defaults = dict(rest.split("=") for rest in of_kind(dockerfile, "ARG") if "=" in rest)
