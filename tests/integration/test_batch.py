@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from color_model import LABELS, write_artifact, write_rows
+from ray.cluster_utils import Cluster
 
 from cluster import read_output
 from runtime.artifact import Artifact
@@ -39,12 +40,23 @@ def model(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def write_input(folder: Path, side: int) -> Path:
     for part in range(4):
         bad = {BAD_ROW: b"no image"} if part == 0 else {}
-        write_rows(tmp_path / "in" / f"{part}.parquet", ROWS // 4, first=part * ROWS // 4, row_group=200, bad=bad)
-    return tmp_path / "in"
+        path = folder / f"{part}.parquet"
+        write_rows(path, ROWS // 4, first=part * ROWS // 4, row_group=200, bad=bad, side=side)
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_input(tmp_path / "in", side=12)
+
+
+@pytest.fixture
+def slow_rows(tmp_path: Path) -> Path:
+    """The same rows with bigger pictures: workers have some seconds to do."""
+    return write_input(tmp_path / "slow", side=400)
 
 
 @pytest.fixture
@@ -140,9 +152,9 @@ def test_a_killed_driver_and_the_same_command_again_give_every_row_once(batch, t
     assert_every_row_once(out)
 
 
-def test_killed_and_stuck_actors_lose_and_double_no_row(batch, tmp_path):
+def test_killed_and_stuck_actors_lose_and_double_no_row(batch, slow_rows, tmp_path):
     out = tmp_path / "out"
-    driver = batch("--workers", "2", "--stall-timeout", "4")
+    driver = batch("--workers", "2", "--stall-timeout", "4", "--input", str(slow_rows))
     wait_until(lambda: commits(out) >= 5 and len(actors(out)) == 2, "commits of both actors")
     killed, stuck = actors(out)
     os.kill(killed, signal.SIGKILL)
@@ -176,6 +188,27 @@ def test_two_drivers_at_the_same_time_do_each_row_once(batch, tmp_path):
     assert_every_row_once(tmp_path / "out")
     files = {path.name for path in (tmp_path / "out" / "data").iterdir()}
     assert len(files) == ROWS // SHARD_ROWS
+
+
+@pytest.fixture
+def two_nodes(home: Path) -> Iterator[Cluster]:
+    """A Ray cluster of two machines, as far as Ray can tell."""
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=100 * 1024**2)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_cluster_that_loses_a_node_finishes_the_job_and_stays(batch, two_nodes, slow_rows, tmp_path):
+    out = tmp_path / "out"
+    driver = batch("--address", two_nodes.address, "--input", str(slow_rows))
+    wait_until(lambda: len(actors(out)) == 2, "commits of both nodes")
+    (worker,) = two_nodes.worker_nodes
+    two_nodes.remove_node(worker, allow_graceful=False)
+    finish(driver)
+    assert_every_row_once(out)
+    assert two_nodes.head_node.any_processes_alive()
 
 
 @pytest.fixture

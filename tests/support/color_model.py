@@ -97,7 +97,13 @@ def picture(color: int, shade: int = 200, side: int = 12) -> bytes:
 
 
 def write_rows(
-    path: Path, rows: int, *, row_group: int = 50, first: int = 0, bad: dict[int, bytes | None] | None = None
+    path: Path,
+    rows: int,
+    *,
+    row_group: int = 50,
+    first: int = 0,
+    bad: dict[int, bytes | None] | None = None,
+    side: int = 12,
 ) -> Path:
     """Write a Parquet file of pictures, row n of color n % 3, with the columns image, number and name.
 
@@ -107,8 +113,9 @@ def write_rows(
         row_group: Rows a row group.
         first: Number of the first row.
         bad: By row of the file, what it has instead of a picture.
+        side: Width and height of the pictures.
     """
-    pictures = [picture(color) for color in range(3)]
+    pictures = [picture(color, side=side) for color in range(3)]
     numbers = range(first, first + rows)
     images = [pictures[number % 3] for number in numbers]
     for row, data in (bad or {}).items():
