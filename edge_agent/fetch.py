@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from edge_agent.bus import Bus, Inbox
+from edge_agent.bus import Bus, Incoming
 from edge_agent.chunks import ChunkStore
 from edge_agent.errors import DisconnectedError, FetchError
 from runtime.protocol.messages import BLOB_WINDOW, BlobRequest
@@ -100,14 +100,14 @@ class Fetcher:
             missing = set(digests)
             while missing:
                 try:
-                    async with asyncio.timeout(patience):
-                        await self._receive(inbox, missing, window)
+                    async with asyncio.timeout(patience):  # for the wait alone: a slow disk is no lost chunk
+                        message = await inbox.get()
                 except TimeoutError:
                     return
+                await self._keep(message, missing, window)
 
-    async def _receive(self, inbox: Inbox, missing: set[str], window: _Window) -> None:
-        """Take the next chunk, and it from *missing* once it is kept; a damaged one stays missing."""
-        message = await inbox.get()
+    async def _keep(self, message: Incoming, missing: set[str], window: _Window) -> None:
+        """Keep the chunk in *message* and take it from *missing*; a damaged one stays missing."""
         digest = BlobTopic.parse(message.topic).sha256
         if digest not in missing:
             return  # a second copy: another device asked for it too

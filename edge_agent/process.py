@@ -24,7 +24,7 @@ __all__ = ["RunnerProcess"]
 
 _log = structlog.get_logger("vedette.agent.runner")
 _LINE_LIMIT = 65_536  # bytes
-_PROGRAM = (sys.executable, "-m", "edge_agent.runner")
+_PROGRAM = (sys.executable, "-P", "-m", "edge_agent.runner")  # -P: no folder of the cwd shadows our packages
 
 
 class RunnerProcess:

@@ -43,6 +43,7 @@ async def prove(root: Path, variant: str, provider: str, *, seconds: float) -> P
     arguments = (str(root), variant, provider, str(seconds), str(os.getpid()))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # a folder of the working directory must not shadow our packages
         "-m",
         "edge_agent.proving",
         *arguments,

@@ -28,7 +28,7 @@ def peak_memory_mb(root: Path, variant: str, provider: str = "CPUExecutionProvid
     Raises:
         ExportError: The process failed, or did not end in time.
     """
-    command = [sys.executable, "-m", "controller.lifecycle.footprint", str(root), variant, provider]
+    command = [sys.executable, "-P", "-m", "controller.lifecycle.footprint", str(root), variant, provider]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -38,7 +38,10 @@ def peak_memory_mb(root: Path, variant: str, provider: str = "CPUExecutionProvid
 
 def _main(arguments: list[str]) -> None:
     subprocess.run(
-        [sys.executable, "-m", "runtime.proving", *arguments], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True
+        [sys.executable, "-P", "-m", "runtime.proving", *arguments],
+        stdout=subprocess.DEVNULL,
+        timeout=TIMEOUT,
+        check=True,
     )
     sys.stdout.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))  # Linux counts KiB
 
