@@ -1,6 +1,6 @@
 """Rows per second of batch inference: `vedette batch run` beside Ray Data's `map_batches` and a plain script.
 
-python benchmarks/batch.py [--rows 600] [--repeats 3] [--engines vedette-ray,ray-data,...]
+python benchmarks/batch.py [--rows 1000] [--repeats 3] [--engines vedette-ray,ray-data,...]
 
 All engines run the same MobileNetV2 over the same JPEGs in the same Parquet file (row groups of 50) in
 one go, taking turns, each run in a process of its own. What is compared:
@@ -236,7 +236,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=TEST_DATA / "models" / "mobilenet_v2.onnx")
     parser.add_argument("--images", type=Path, default=TEST_DATA / "images" / "imagenet300", help="folder of JPEGs")
-    parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engines", type=lambda text: text.split(","), default=list(ENGINES))
     parser.add_argument("--results", type=Path, default=RESULTS / "batch.json")
