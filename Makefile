@@ -17,7 +17,7 @@ STAMP := $(VENV)/.vedette-setup
 EXTRAS := cpu,edge,cluster,controller,train
 TORCH := torch==2.13.0
 PIP_INSTALL := -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-SCRIPTS := .ci/run
+SCRIPTS := .ci/run $(wildcard infra/*/*.sh)
 DOCKERFILES := $(wildcard infra/containers/Dockerfile.*)
 
 .DEFAULT_GOAL := help

@@ -16,10 +16,10 @@ from console_blocks import read_commands
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*/README.md"))]
+IN_A_CLONE = ("benchmarks", "docs", "infra")  # what a reader in the clone's root finds there
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *(path for name in IN_A_CLONE for path in sorted((ROOT / name).rglob("*.md")))]
 WITH_COMMANDS = [path for path in DOCUMENTS if "```console" in path.read_text(encoding="utf-8")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-IN_A_CLONE = ("benchmarks", "docs", "infra")  # what a reader in the clone's root finds there
 
 
 def test_links_between_documents_lead_somewhere() -> None:
