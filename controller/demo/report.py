@@ -86,5 +86,6 @@ class Report:
 
     def render(self) -> str:
         """Return the report as a table for people."""
-        rows = [(step.name, "yes" if step.held else "NO", step.seconds, step.summary) for step in self.steps]
-        return table(("step", "held", "seconds", "what was seen"), rows) + f"\n\n{self.seconds} s in all"
+        rows = [(step.name, "yes" if step.held else "NO", step.seconds) for step in self.steps]
+        seen = [f"{step.name}\n    {step.summary}" for step in self.steps]
+        return "\n\n".join([*seen, table(("step", "held", "seconds"), rows), f"{self.seconds} s in all"])

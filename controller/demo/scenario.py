@@ -18,6 +18,7 @@ from controller.demo.fleet import DEVICES, Fleet
 from controller.demo.processes import Processes
 from controller.demo.report import Report, check
 from controller.demo.sabotage import publish_broken
+from runtime.artifact import Artifact
 from runtime.store import ModelStore
 
 __all__ = ["Scenario"]
@@ -118,8 +119,7 @@ class Scenario:
         with self.report.step(f"{broken}, broken on purpose, is stopped at the first wave") as step:
             pulled = self.root / "v2"
             self.processes.run("vedette", "model", "pull", good, pulled)
-            store = ModelStore.open(self.root / "home" / "store")
-            publish_broken(store.pull(MODEL, 2, self.root / "good"), store, self.root / "broken")
+            publish_broken(Artifact.open(pulled), ModelStore.open(self.root / "home" / "store"), self.root / "broken")
             rollout = self.fleet.roll_out(broken, "1,100%", expect_success=False)
             tried = [d for d in rollout["devices"] if d["state"] != "pending"]
             check(
@@ -129,7 +129,7 @@ class Scenario:
             failure: dict[str, Any] = self.fleet.reported(tried[0]["device"]).get("failure") or {}
             check(failure.get("code") == "proof", f"{tried[0]['device']} reports {failure}; expected a failed proof")
             self.fleet.check_serving(good)
-            step.note(rollout=rollout["state"], tried=tried[0]["device"], why=failure["message"])
+            step.note(rollout=rollout["state"], tried=tried[0]["device"], why=failure["message"].partition(";")[0])
             step.note(serving=self._count(self.fleet.serving()))
 
     @staticmethod
