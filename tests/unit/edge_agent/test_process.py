@@ -178,6 +178,7 @@ async def test_a_runner_that_says_nothing_is_hung(tmp_path, slot):
 async def test_what_is_not_understood_ends_a_runner(supervisor, slot):
     await supervisor.serve(slot("babbles"))
     await until(lambda: supervisor.restarts)
+    assert supervisor.last_death
 
 
 async def test_a_cancelled_start_leaves_no_process(supervisor, slot):

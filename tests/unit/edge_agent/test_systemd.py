@@ -48,6 +48,7 @@ def test_an_abstract_socket_works_too():
 def test_without_systemd_nothing_happens(tmp_path):
     Notifier({}).ready()
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -394,9 +394,10 @@ async def test_a_newer_assignment_supersedes_at_any_point(device, desk, desired)
     assert codes == [(sequence, "superseded") for sequence in (2, 4, 6, 8, 10)]
 
 
-async def test_what_the_last_run_left_pending_is_taken_up_without_a_message(desk, desired):
+async def test_what_the_last_run_left_pending_is_taken_up_without_a_message(device, desk, desired):
     at_work = desk(Ledger().accept(desired(3), "cam1"))
     await at_work.until(Phase.COMMITTED, 3)
+    assert device.version is not None
 
 
 async def test_what_the_last_run_concluded_is_still_reported(desk, desired):
@@ -410,8 +411,10 @@ async def test_before_its_time_an_assignment_waits(device, desk, desired):
     at_work = desk()
     at_work.assignments.desire(desired(1, not_before=NOW + timedelta(seconds=0.3)).to_bytes())
     await at_work.until(Phase.WAITING, 1)
+    assert device.version is None
     device.world.now += timedelta(seconds=1)
     await at_work.until(Phase.COMMITTED, 1)
+    assert device.version == 1
 
 
 async def test_an_assignment_that_the_disk_does_not_take_is_not_carried_out(device, desk, desired, monkeypatch):
