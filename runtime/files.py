@@ -4,7 +4,7 @@ Rules:
     * A reader sees the old content or the new, never a part.
     * A function returns only after the content *and* every directory entry on the way to it that it
       made were synced to the disk.
-    * `create_bytes` is put-if-absent: of all who race for one name exactly one wins.
+    * `creating` and `create_bytes` are put-if-absent: of all who race for one name exactly one wins.
     * What a crash leaves behind is a file named ``.tmp-...``, which nobody takes for data.
 """
 
@@ -23,6 +23,7 @@ from runtime.errors import HomeError
 
 __all__ = [
     "create_bytes",
+    "creating",
     "exclusive_lock",
     "fsync_directory",
     "hash_file",
@@ -86,17 +87,24 @@ def replace_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary.write_bytes(data)
 
 
-def create_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write *data* to *path* only if nothing is there yet, atomically and durably.
+@contextmanager
+def creating(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+    """Yield the path of a file to write; when the block ends without an error it becomes *path*, durably.
 
     Raises:
-        FileExistsError: Something is there; it was left as it is.
+        FileExistsError: At the end of the block something is at *path*; it was left as it is.
     """
     with _temporary_beside(path) as temporary:
-        temporary.write_bytes(data)
+        yield temporary
         _sync(temporary, mode)
         os.link(temporary, path)  # link(2) fails where rename(2) would replace
         fsync_directory(path.parent)
+
+
+def create_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write *data* to *path* only if nothing is there yet, atomically and durably; raises as `creating` does."""
+    with creating(path, mode=mode) as temporary:
+        temporary.write_bytes(data)
 
 
 def replace_symlink(link: Path, target: str) -> None:

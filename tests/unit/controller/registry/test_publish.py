@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import RegistryError
-from controller.registry import objects, publish
+from controller.registry import publish
 from controller.registry.objects import put_if_absent
 from runtime.errors import ArtifactError, ManifestError
 from runtime.manifest import Manifest
@@ -121,16 +121,16 @@ def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypat
         steps.append("link")
         link(source, target)
 
-    monkeypatch.setattr(objects.os, "fsync", recorded_fsync)
-    monkeypatch.setattr(objects.os, "link", recorded_link)
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "link", recorded_link)
     store = ModelStore.open(tmp_path / "store")
     assert put_if_absent(store.objects, manifest_path("tiny", 1), b"{}")
     assert steps == [
+        "directory store",
+        "directory models",
+        "directory tiny",
         "file",
         "link",
         "directory 1",
-        "directory tiny",
-        "directory models",
-        "directory store",
     ]
     assert not list((tmp_path / "store").rglob(".tmp-*"))
