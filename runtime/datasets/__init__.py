@@ -130,14 +130,15 @@ def split(dataset: Dataset, held_out: float, seed: int = 0) -> tuple[Dataset, Da
 
     Args:
         dataset: To cut.
-        held_out: Fraction of each class that the second part gets, at least one row of each.
+        held_out: Fraction of each class that the second part gets: at least one row of each class and never
+            all of them, so a class with a single row is not held out.
         seed: Which rows these are.
 
     Returns:
         What is left, and what was held out.
 
     Raises:
-        DatasetError: *held_out* is no fraction, or nothing would be left.
+        DatasetError: *held_out* is no fraction, or no class has two rows.
     """
     if not 0 < held_out < 1:
         raise DatasetError(f"{dataset.uri}: cannot hold out {held_out:g} of it; expected a fraction between 0 and 1")
@@ -148,8 +149,9 @@ def split(dataset: Dataset, held_out: float, seed: int = 0) -> tuple[Dataset, Da
     chosen: set[int] = set()
     for label in sorted(by_label, key=str):
         numbers = by_label[label]
-        chosen.update(chooser.sample(numbers, max(1, round(held_out * len(numbers)))))
+        wanted = max(1, round(held_out * len(numbers)))
+        chosen.update(chooser.sample(numbers, min(wanted, len(numbers) - 1)))  # what is judged must be learned, too
     rest = tuple(number for number in range(len(dataset)) if number not in chosen)
-    if not rest:
+    if not chosen:
         raise DatasetError(f"{dataset.uri}: {len(dataset)} rows are too few to hold some of each class out")
     return Subset(base=dataset, numbers=rest), Subset(base=dataset, numbers=tuple(sorted(chosen)))

@@ -85,7 +85,7 @@ def test_a_split_is_stratified_disjoint_whole_and_repeatable(
     assert rest_rows == sorted(rest_rows, key=listings[name].index)
     counts, held_counts = (Counter(label for _, label, _, _ in rows) for rows in (listings[name], held_rows))
     for label, count in counts.items():
-        assert held_counts[label] == max(1, round(held_out * count))
+        assert held_counts[label] == min(max(1, round(held_out * count)), count - 1)
     again = split(whole, held_out, seed)
     assert [part.fingerprint for part in again] == [rest.fingerprint, held.fingerprint]
     assert rest.fingerprint != held.fingerprint
@@ -108,6 +108,17 @@ def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path, folder: Path) ->
         (tmp_path / label / "one.png").write_bytes((next(folder.rglob("*.png"))).read_bytes())
     with pytest.raises(DatasetError, match="2 rows are too few"):
         split(open_dataset(str(tmp_path)), 0.5)
+
+
+def test_a_split_leaves_a_row_of_every_class_to_learn_from(tmp_path: Path, folder: Path) -> None:
+    picture = next(folder.rglob("*.png")).read_bytes()
+    for label, count in {"a": 3, "b": 1}.items():
+        (tmp_path / label).mkdir()
+        for number in range(count):
+            (tmp_path / label / f"{number}.png").write_bytes(picture)
+    rest, held = split(open_dataset(str(tmp_path)), 0.99)
+    assert [row.label for row in rest.rows()] == [0, 1]
+    assert [row.label for row in held.rows()] == [0, 0]
 
 
 @pytest.mark.parametrize("name", FORMATS)
