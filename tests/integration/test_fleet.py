@@ -23,11 +23,12 @@ TOPICS = FleetTopics("lab")
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """A controller with three devices that serve version 2, after a rollout of version 1 and one of version 2."""
+    """A controller with three devices that serve version 1; no test needs another before it."""
     with lab(tmp_path_factory.mktemp("lab")) as opened:
         opened.publish(1)
         opened.start_controller()
         opened.add_devices("cam1", "cam2", "cam3", site="roof")
+        opened.roll_out("color@1")
         yield opened
 
 
@@ -45,10 +46,21 @@ def client(bundle, **changes):
     return aiomqtt.Client(address.host, address.port, timeout=5, **login)
 
 
-# --- rollouts; these build on one another, in one test -------------------------------------------------
+# --- rollouts -------------------------------------------------
 
 
-def test_good_versions_reach_all_in_waves_and_a_broken_one_stops_at_the_first(fleet):
+@pytest.fixture
+def empty_fleet(tmp_path):
+    """A controller with three devices that serve nothing, for one test alone."""
+    with lab(tmp_path) as opened:
+        opened.publish(1)
+        opened.start_controller()
+        opened.add_devices("cam1", "cam2", "cam3")
+        yield opened
+
+
+def test_good_versions_reach_all_in_waves_and_a_broken_one_stops_at_the_first(empty_fleet):
+    fleet = empty_fleet
     first = fleet.roll_out("color@1")
     assert first["state"] == "succeeded"
     assert fleet.serving() == {"cam1": "color@1", "cam2": "color@1", "cam3": "color@1"}
@@ -185,7 +197,7 @@ def test_what_people_read_says_what_the_json_says(fleet):
     listed = fleet.run("vedette", "device", "list").stdout
     assert [line.split()[:2] for line in listed.splitlines()[2:5]] == [[f"cam{i}", "online"] for i in (1, 2, 3)]
     shown = fleet.run("vedette", "device", "show", "cam1").stdout
-    assert "serving    color@2, fp32 on CPUExecutionProvider" in shown
+    assert "serving    color@1, fp32 on CPUExecutionProvider" in shown
     latest = fleet.run("vedette", "rollout", "show", "latest").stdout
     assert "rollout" in latest.splitlines()[0]
     rollouts = fleet.json("vedette", "rollout", "list")
@@ -195,7 +207,7 @@ def test_what_people_read_says_what_the_json_says(fleet):
 
 
 def test_orders_of_an_operator(fleet):
-    rollout = fleet.create_rollout("color@2", "--soak", "1h")
+    rollout = fleet.create_rollout("color@1", "--soak", "1h")
     assert fleet.json("vedette", "rollout", "pause", rollout)["state"] == "paused"
     assert "paused" in fleet.run("vedette", "rollout", "watch", rollout, expect=1).stdout
     assert fleet.json("vedette", "rollout", "resume", "latest")["state"] == "running"
