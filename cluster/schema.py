@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from cluster.errors import SchemaError
 from runtime.manifest import Manifest
-from runtime.tasks.classification import Classification
+from runtime.tasks import Classification
 
 __all__ = [
     "OUTPUTS",

@@ -80,7 +80,9 @@ def predict(reference: str, image: tuple[Path, ...], provider: str, store: str |
 
 
 def _summary(prediction: Prediction) -> tuple[object, ...]:
-    return prediction.label, round(prediction.score, 4)
+    from runtime.tasks import Classification
+
+    return (prediction.label, round(prediction.score, 4)) if isinstance(prediction, Classification) else ("-", "-")
 
 
 @click.command()

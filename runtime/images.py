@@ -18,6 +18,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from runtime.errors import ImageError, ImageReason
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "decode", "load"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "DecodeOptions", "Decoded", "decode", "load", "read"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -79,12 +80,50 @@ UPRIGHT: Mapping[int, Callable[[Pixels], Pixels]] = {
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """How pictures are read.
+
+    Attributes:
+        max_pixels: Largest width times height that is decoded.
+        background: RGB grey levels that transparent pixels are composed on.
+        allow_truncated: Take what is there of a picture that ends early.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    background: tuple[int, int, int] = (255, 255, 255)
+    allow_truncated: bool = False
+
+
+DEFAULT = DecodeOptions()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A picture, and how it was read.
+
+    Attributes:
+        pixels: uint8, (H, W, 3), RGB, upright, contiguous.
+        decoder: What decoded it: ``simplejpeg``, ``opencv``, ``pillow``, or ``pixels`` for what was an array.
+        truncated: It ended early; what was missing is filled.
+    """
+
+    pixels: Pixels
+    decoder: str
+    truncated: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def decode(data: bytes, options: DecodeOptions = DEFAULT) -> Pixels:
     """Return the upright picture in *data*.
 
     Args:
         data: A JPEG, PNG, WebP, BMP, TIFF or GIF file.
-        max_pixels: Largest width times height that is decoded.
+        options: How to read it.
 
     Returns:
         uint8, shape (H, W, 3), RGB, contiguous.
@@ -92,6 +131,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     Raises:
         ImageError: *data* is no usable picture; its ``reason`` says in which way.
     """
+    return _decode(data, options).pixels
+
+
+def _decode(data: bytes, options: DecodeOptions) -> Decoded:
     if not data:
         raise ImageError("empty", "the image has no bytes")
     reader = next((reader for signature, reader in READERS if signature.match(data)), None)
@@ -99,36 +142,39 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageError("not_an_image", f"{len(data)} bytes that begin with {data[:8]!r}")
     try:
         with reader(io.BytesIO(data)) as image:
-            _check_size(image, max_pixels)
-            pixels = _fast_jpeg(image, data)
+            _check_size(image, options.max_pixels)
+            pixels, decoder = _fast_jpeg(image, data), "simplejpeg"
             if pixels is None:
                 image.load()
                 _verify_checksums(image, data)
-                pixels = np.asarray(_to_rgb(image))
-            return np.ascontiguousarray(UPRIGHT.get(_orientation(image), np.asarray)(pixels))
+                pixels, decoder = np.asarray(_to_rgb(image)), "pillow"
+            upright = np.ascontiguousarray(UPRIGHT.get(_orientation(image), np.asarray)(pixels))
+            return Decoded(upright, decoder)
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - see REASONS
         raise _explained(error) from None
 
 
-def load(source: bytes | Path | Pixels) -> Pixels:
+def read(source: bytes | Path | Pixels, options: DecodeOptions = DEFAULT) -> Decoded:
     """Return the picture that *source* holds: encoded bytes, a file, or pixels as they are.
-
-    Returns:
-        uint8, shape (H, W, 3), RGB.
 
     Raises:
         ImageError: It is no usable picture, or the file is not there; the text names the file.
     """
     if isinstance(source, np.ndarray):
-        return _checked(source)
+        return Decoded(_checked(source), "pixels")
     if not isinstance(source, Path):
-        return decode(source)
+        return _decode(source, options)
     try:
-        return decode(_read(source))
+        return _decode(_read(source), options)
     except ImageError as error:
         raise ImageError(error.reason, f"{source}: {error.detail}") from None
+
+
+def load(source: bytes | Path | Pixels, options: DecodeOptions = DEFAULT) -> Pixels:
+    """Return the pixels of `read`: uint8, shape (H, W, 3), RGB."""
+    return read(source, options).pixels
 
 
 def _checked(pixels: Pixels) -> Pixels:

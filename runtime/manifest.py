@@ -19,12 +19,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from runtime.errors import ArtifactError, ManifestError, ModelNotFoundError
+from runtime.errors import ArtifactError, ManifestError, ModelNotFoundError, UsageError
 
 __all__ = [
     "CHUNK_SIZE",
     "MANIFEST_FILE",
     "MODEL_NAME",
+    "CustomOps",
     "Golden",
     "Manifest",
     "PinnedFile",
@@ -36,6 +37,7 @@ __all__ = [
     "Task",
     "Tensor",
     "Variant",
+    "VariantRequires",
     "describe_validation",
 ]
 
@@ -75,6 +77,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Metrics = Annotated[dict[str, float], AfterValidator(_sorted)]
 UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
+Grey = Annotated[int, Field(ge=0, le=255)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Frozen(BaseModel):
@@ -85,13 +89,16 @@ class Resize(_Frozen):
     """How an image is brought to size before the crop.
 
     ``shortest-edge`` scales the shorter side to *size*, keeping the aspect ratio; ``exact`` scales
-    to (height, width) regardless of it.
+    to (height, width) regardless of it; ``letterbox`` scales the picture as large as fits into
+    (height, width), keeping the aspect ratio, and fills the rest with *pad*.
     """
 
-    mode: Literal["shortest-edge", "exact"] = "shortest-edge"
-    size: Edge | tuple[Edge, Edge]  # pixels; (height, width) for `exact`
+    mode: Literal["shortest-edge", "exact", "letterbox"] = "shortest-edge"
+    size: Edge | tuple[Edge, Edge]  # pixels; (height, width) for `exact` and `letterbox`
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     antialias: bool = True
+    pad: Grey = 114  # `letterbox`: grey level of what the picture does not cover
+    anchor: Literal["center", "top-left"] = "center"  # `letterbox`: where the picture lies
 
     @model_validator(mode="after")
     def _size_fits_mode(self) -> Self:
@@ -111,6 +118,7 @@ class Preprocess(_Frozen):
     scale: float = 1.0
     embedded: bool = False  # the graph takes uint8 NHWC RGB and normalizes itself
     layout: Literal["NHWC", "NCHW"] | None = None  # None: found from the input's shape
+    background: tuple[Grey, Grey, Grey] = (255, 255, 255)  # RGB; what transparent pixels are composed on
 
     @model_validator(mode="after")
     def _channels_agree(self) -> Self:
@@ -124,11 +132,35 @@ class Preprocess(_Frozen):
 
 
 class Postprocess(_Frozen):
-    """From the model's outputs to predictions."""
+    """From the model's outputs to predictions.
 
-    kind: str  # a key of `runtime.tasks.DECODERS`
+    Every head (*kind*) reads the fields that it needs; `runtime.tasks` says which.
+    """
+
+    kind: str  # the head: a key of `runtime.tasks.HEADS`
+    outputs: dict[str, str] = {}  # by role, as the head calls it: the graph's output; empty: found by its shape
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     top_k: Annotated[int, Field(ge=1)] = 5
+    multi_label: bool = False  # every class at or above the threshold is an answer, not only the best ones
+    score_threshold: Share = 0.25
+    iou_threshold: Share = 0.45  # of the non-maximum suppression, within a class
+    max_detections: Annotated[int, Field(ge=1)] = 300  # an image
+    boxes: Literal["xyxy", "cxcywh", "xywh", "yxyx"] = "cxcywh"
+    normalized: bool = False  # coordinates are shares of the input's size, not pixels of it
+    strides: tuple[Annotated[int, Field(ge=1)], ...] = ()  # of the grids that boxes are relative to; (): they are not
+    none_label: Annotated[int, Field(ge=0)] | None = None  # the class that means "nothing here"
+    keypoints: tuple[str, ...] = ()  # names, in order
+
+    def changed(self, **fields: Any) -> Self:
+        """Return this with other values for *fields*.
+
+        Raises:
+            UsageError: A field is not there, or a value is out of range.
+        """
+        try:
+            return self.model_validate(self.model_dump() | fields, extra="forbid")
+        except ValidationError as error:
+            raise UsageError(f"postprocessing cannot be changed so: {describe_validation(error)}") from None
 
 
 class Tensor(_Frozen):
@@ -193,6 +225,29 @@ class PinnedFile(_Frozen):
             raise ArtifactError(f"{path} has SHA-256 {found}; the manifest pins {self.sha256}")
 
 
+class VariantRequires(_Frozen):
+    """What a machine must have to run a variant as it was measured."""
+
+    cpu_flags: tuple[str, ...] = ()  # as /proc/cpuinfo names them, such as avx512_vnni or asimddp; all are needed
+
+
+class CustomOps(_Frozen):
+    """A library of operators that the graphs use and ONNX Runtime does not have.
+
+    Loading it runs its code: it is named by its path on the machine that runs the model, is no part
+    of the artifact, and is loaded only if it holds exactly the pinned bytes.
+    """
+
+    path: str  # absolute
+    sha256: Sha256
+
+    @model_validator(mode="after")
+    def _path_is_absolute(self) -> Self:
+        if not Path(self.path).is_absolute():
+            raise ValueError(f"custom operator library {self.path!r}: expected an absolute path")
+        return self
+
+
 class Variant(PinnedFile):
     """One ONNX file of the model: a precision, for some execution providers."""
 
@@ -203,6 +258,7 @@ class Variant(PinnedFile):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     providers: tuple[str, ...] = ("*",)  # execution providers it is meant for
+    requires: VariantRequires = VariantRequires()
     tolerance: Annotated[float, Field(gt=0)] = 1e-3  # max abs difference from the golden output
     metrics: Metrics = {}
 
@@ -252,6 +308,7 @@ class Manifest(_Frozen):
     rejected: tuple[RejectedVariant, ...] = ()
     golden: Golden
     requires: Requires = Requires()
+    custom_ops: tuple[CustomOps, ...] = ()
     provenance: Provenance
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, validate_by_name=True)

@@ -23,7 +23,7 @@ from runtime.preprocess import Preprocessor
 from runtime.proof import Proof, prove_isolated
 from runtime.providers import candidates, canonical
 from runtime.session import Session, SessionOptions
-from runtime.tasks import Prediction, decoder_for
+from runtime.tasks import Prediction, head_of
 
 __all__ = ["Predictor", "prove_all", "select"]
 
@@ -100,29 +100,46 @@ class Predictor:
                 f"{artifact.manifest.reference} {self.variant.id}: the graph takes "
                 f"{_describe(self._session.inputs)}, the manifest says {_describe(self.variant.inputs)}"
             )
-        self._fixed_batch = self._session.inputs[0].shape[0]
-        self._preprocessor = Preprocessor(artifact.manifest.preprocess, self._session.inputs[0])
-        self._decoder = decoder_for(artifact.manifest)
+        self._preprocessor = Preprocessor(artifact.manifest.preprocess, self._session.image)
+        self._decode_options = images.DecodeOptions(background=artifact.manifest.preprocess.background)
+        self._outputs = tuple(output.name for output in self._session.outputs)
+        self._head = head_of(artifact.manifest)
 
-    def predict(self, sources: Sequence[bytes | Path | npt.NDArray[np.uint8]]) -> list[Prediction]:
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the graph takes; ``None``: it takes any."""
+        size = self._session.image.shape[0]
+        return size if isinstance(size, int) else None
+
+    def predict(self, sources: Sequence[bytes | Path | npt.NDArray[np.uint8]], **changes: Any) -> list[Prediction]:
         """Return one prediction for each of *sources*, inferred as one batch.
 
         Args:
             sources: Encoded pictures, files, or uint8 arrays of shape (H, W, 3) in RGB.
+            **changes: Of `Postprocess`, for this call: ``score_threshold=0.5``, ``iou_threshold=0.6``, ``top_k=1``.
 
         Raises:
             ImageError: One of them is no usable picture.
             ModelError: Inference failed, or the pictures become inputs of different sizes (the manifest
                 names no size, and the graph takes any).
+            UsageError: *changes* has a field that there is not, or a value out of range.
         """
         if not sources:
             return []
-        pictures = [images.load(source) for source in sources]
+        pictures = [self.load(source).pixels for source in sources]
         inputs = [self.prepare(picture) for picture in pictures]
         if len(shapes := {one.shape for one in inputs}) > 1:
             raise ModelError(f"{self.artifact.manifest.reference}: inputs of shapes {sorted(shapes)} make no batch")
         batch = np.stack(inputs)
-        return self.decode(self.infer(batch), [picture.shape[:2] for picture in pictures])
+        return self.decode(self.infer(batch), [picture.shape[:2] for picture in pictures], **changes)
+
+    def load(self, source: bytes | Path | npt.NDArray[np.uint8]) -> images.Decoded:
+        """Return the picture that *source* holds, composed on the manifest's background where it is transparent.
+
+        Raises:
+            ImageError: It is no usable picture.
+        """
+        return images.read(source, self._decode_options)
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
         """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB."""
@@ -134,8 +151,8 @@ class Predictor:
         Raises:
             ModelError: Inference failed.
         """
-        size = self._fixed_batch
-        if not isinstance(size, int) or len(batch) == size:
+        size = self.fixed_batch
+        if size is None or len(batch) == size:
             return self._session.run(batch)
         parts = [self._infer_padded(batch[start : start + size], size) for start in range(0, len(batch), size)]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
@@ -145,14 +162,24 @@ class Predictor:
         padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
         return [output[: len(part)] for output in self._session.run(padded)]
 
-    def decode(self, outputs: Sequence[npt.NDArray[Any]], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+    def decode(
+        self, outputs: Sequence[npt.NDArray[Any]], sizes: Sequence[tuple[int, int]], **changes: Any
+    ) -> list[Prediction]:
         """Return the predictions that *outputs* mean.
 
         Args:
             outputs: Of `infer`.
             sizes: (height, width) of the upright pictures, in order.
+            **changes: As in `predict`.
+
+        Raises:
+            ModelError: The outputs do not fit the manifest.
+            UsageError: As in `predict`.
         """
-        return self._decoder(outputs, sizes, self.artifact.manifest)
+        manifest = self.artifact.manifest
+        if changes:
+            manifest = manifest.model_copy(update={"postprocess": manifest.postprocess.changed(**changes)})
+        return list(self._head.decode(dict(zip(self._outputs, outputs, strict=True)), sizes, manifest))
 
 
 def _describe(tensors: Sequence[Tensor]) -> str:

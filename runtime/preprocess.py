@@ -4,8 +4,7 @@ Rules:
     * Pillow's antialiased resize is the reference, since that is what models are trained with. The
       whole picture is resized, then cropped: resizing only the part that the crop keeps (`box=`)
       differs by a grey level here and there, which changed 2 of 300 answers of MobileNetV2.
-    * Sizes round as torchvision's transforms do: the long side is truncated, the crop's offset
-      rounded to even.
+    * Where the picture goes is `runtime.placement`'s to say; here the pixels move.
     * A picture so long that its resized form would exceed the limit on pixels is `too_large`.
     * An embedded preprocessing leaves uint8 NHWC to the graph, which normalizes itself.
     * An integer input gets rounded and saturated values, as a quantized graph expects.
@@ -23,6 +22,7 @@ from PIL import Image
 from runtime.errors import ImageError, ModelError
 from runtime.images import MAX_PIXELS
 from runtime.manifest import Preprocess, Resize, Tensor
+from runtime.placement import Placement
 
 __all__ = ["Preprocessor", "find_layout", "normalize", "resize_and_crop"]
 
@@ -43,50 +43,32 @@ PLAIN = {
 BY_COLOR = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
 
 
-def _target_size(resize: Resize | None, height: int, width: int) -> tuple[int, int]:
-    """Return the (height, width) that *resize* brings a picture of *height* and *width* to."""
-    if resize is None:
-        return height, width
-    if isinstance(resize.size, tuple):
-        return resize.size
-    if resize.mode == "exact":
-        return resize.size, resize.size
-    if height <= width:
-        return resize.size, max(1, int(resize.size * width / height))
-    return max(1, int(resize.size * height / width)), resize.size
-
-
-def _centered(size: int, crop: int) -> int:
-    return round((size - crop) / 2.0)
-
-
-def resize_and_crop(image: Pixels, resize: Resize | None, crop: tuple[int, int] | None) -> Pixels:
-    """Resize *image*, then cut its center out.
+def resize_and_crop(image: Pixels, preprocess: Preprocess) -> Pixels:
+    """Resize *image* and cut out, or fill up, what the model takes, as *preprocess* says.
 
     Args:
         image: uint8, (H, W, 3).
-        resize: To which size; ``None`` keeps it.
-        crop: (height, width) of the center to keep; what lies outside the picture is black.
+        preprocess: ``resize`` and ``crop`` are used.
 
     Returns:
-        uint8, (H', W', 3), contiguous.
+        uint8, (H', W', 3), contiguous; black outside a crop's picture, ``resize.pad`` around a letterbox's.
 
     Raises:
         ImageError: ``too_large``: the resized picture would have more pixels than the limit.
     """
-    size = _target_size(resize, *image.shape[:2])
-    scaled = image if resize is None or size == image.shape[:2] else _resized(image, resize, size)
-    if crop is None:
-        return np.ascontiguousarray(scaled)
-    height, width = min(crop[0], size[0]), min(crop[1], size[1])  # of the part that lies inside the picture
-    top, left = _centered(size[0], height), _centered(size[1], width)
-    kept = scaled[top : top + height, left : left + width]
-    if (height, width) == crop:
+    placed = Placement.of(preprocess, *image.shape[:2])
+    scaled = image
+    if (placed.resized_height, placed.resized_width) != image.shape[:2] and preprocess.resize is not None:
+        scaled = _resized(image, preprocess.resize, (placed.resized_height, placed.resized_width))
+    kept = scaled[max(0, -placed.top) :, max(0, -placed.left) :][: placed.input_height, : placed.input_width]
+    if kept.shape[:2] == (placed.input_height, placed.input_width):
         return np.ascontiguousarray(kept)
-    padded = np.zeros((*crop, 3), dtype=np.uint8)
-    pad_top, pad_left = (crop[0] - height) // 2, (crop[1] - width) // 2
-    padded[pad_top : pad_top + height, pad_left : pad_left + width] = kept
-    return padded
+    letterbox = preprocess.resize is not None and preprocess.resize.mode == "letterbox"
+    filling = preprocess.resize.pad if letterbox and preprocess.resize is not None else 0
+    canvas = np.full((placed.input_height, placed.input_width, 3), filling, dtype=np.uint8)
+    top, left = max(0, placed.top), max(0, placed.left)
+    canvas[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+    return canvas
 
 
 def _resized(image: Pixels, resize: Resize, size: tuple[int, int]) -> Pixels:
@@ -165,7 +147,7 @@ class Preprocessor:
             ModelError: The manifest brings the picture to another size than the graph takes.
             ImageError: The picture is ``too_large`` once resized.
         """
-        channels = _channels(resize_and_crop(image, self.preprocess.resize, self.preprocess.crop), self.preprocess)
+        channels = _channels(resize_and_crop(image, self.preprocess), self.preprocess)
         ready: npt.NDArray[np.generic]
         if self.preprocess.embedded:
             ready = channels

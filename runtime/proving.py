@@ -87,7 +87,7 @@ def _difference(name: str, found: npt.NDArray[Any], expected: npt.NDArray[Any] |
 
 def _latency(session: Session, images: npt.NDArray[Any]) -> float:
     """Return the median milliseconds of a batch of one (of the fixed batch, if the graph has one)."""
-    fixed = session.inputs[0].shape[0]
+    fixed = session.image.shape[0]
     one = images[: fixed if isinstance(fixed, int) else 1]
     times: list[float] = []
     until = time.perf_counter() + LATENCY_BUDGET

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from runtime.errors import ModelError, ProviderError
+from runtime.inputs import feeds, image_input
 from runtime.manifest import Tensor
 from runtime.providers import CPU, options_of
 
@@ -65,6 +66,7 @@ class Session:
     Attributes:
         provider: The EP that it was built on.
         inputs: What the graph really takes.
+        image: That one of the inputs which takes the pictures.
         outputs: What the graph really gives.
     """
 
@@ -79,7 +81,7 @@ class Session:
         """Build the session; *record_assignment* keeps for `node_share` which EP got which node.
 
         Raises:
-            ModelError: The file is no ONNX model that ONNX Runtime can load.
+            ModelError: The file is no ONNX model that ONNX Runtime can load, or takes what we cannot give.
             ProviderError: *provider* is not there, or ONNX Runtime silently built without it.
         """
         if provider not in onnxruntime.get_available_providers():
@@ -100,17 +102,16 @@ class Session:
         self._recorded = record_assignment and hasattr(self._session, "get_provider_graph_assignment_info")
         self.inputs = _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
-        if not self.inputs:
-            raise ModelError(f"{path} takes no input; expected an image input")
+        self.image = image_input(self.inputs)
 
     def run(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
-        """Return the graph's outputs for *batch*, its first input.
+        """Return the graph's outputs for *batch* of its image input; what else it takes is filled in.
 
         Raises:
             ModelError: ONNX Runtime refused the batch, or failed on it.
         """
         try:
-            return [np.asarray(output) for output in self._session.run(None, {self.inputs[0].name: batch})]
+            return [np.asarray(output) for output in self._session.run(None, feeds(self.inputs, self.image, batch))]
         except Exception as error:  # as above
             raise ModelError(
                 f"inference of {batch.dtype} {list(batch.shape)} failed: {' '.join(str(error).split())[:300]}"

@@ -71,13 +71,13 @@ class Draft:
         """Run all variants on a golden input made from *pictures*, or from synthetic ones if there are none."""
         paths = {FP32: fp32.path, **others}
         chosen = synthetic_pictures(GOLDEN_PICTURES) if pictures is None else spread_images(pictures, GOLDEN_PICTURES)
-        batch = golden_input(fp32.session.inputs[0], fp32.preprocessor, chosen)
+        batch = golden_input(fp32.session.image, fp32.preprocessor, chosen)
         outputs = {precision: _run(path, batch) for precision, path in paths.items()}
         return cls(directory=directory, fp32=fp32, paths=paths, batch=batch, outputs=outputs)
 
     def manifest(self, name: str, labels: tuple[str, ...], activation: Activation, provenance: Provenance) -> Manifest:
         """Write the golden file and return the manifest of all variants, latency measured, accuracy not yet."""
-        fixed = isinstance(self.fp32.session.inputs[0].shape[0], int)
+        fixed = isinstance(self.fp32.session.image.shape[0], int)
         latency = measure_latency(self.paths, self.batch if fixed else self.batch[:1])
         return Manifest(
             name=name,

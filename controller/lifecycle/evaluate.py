@@ -27,6 +27,7 @@ from runtime.datasets import Dataset
 from runtime.errors import DatasetError
 from runtime.predictor import Predictor
 from runtime.session import Session, SessionOptions
+from runtime.tasks import Classification
 from runtime.terminal import progress
 
 __all__ = ["Evaluation", "evaluate", "measure_latency", "why_rejected"]
@@ -68,7 +69,7 @@ def evaluate(artifact: Artifact, variant: str, dataset: Dataset) -> Evaluation:
     truth: list[int] = []
     with progress(len(dataset), f"measuring {variant}", "images") as bar:
         for pictures, labels in _batches(dataset, skipped):
-            answers += [prediction.label_id for prediction in predictor.predict(pictures)]
+            answers += [p.label_id for p in predictor.predict(pictures) if isinstance(p, Classification)]
             truth += labels
             bar.advance(len(labels))
     if not truth:

@@ -60,7 +60,7 @@ class Built:
     @property
     def preprocessor(self) -> Preprocessor:
         """Brings a picture to the graph's input."""
-        return Preprocessor(self.preprocess, self.session.inputs[0])
+        return Preprocessor(self.preprocess, self.session.image)
 
 
 def build_fp32(imported: ImportedModel, preprocess: Preprocess, directory: Path) -> Built:
@@ -81,7 +81,7 @@ def build_fp32(imported: ImportedModel, preprocess: Preprocess, directory: Path)
     onnx.save(graph, path)
     session = check_graph(path)
     ours = preprocess.model_copy(update={"embedded": True, "layout": None}) if embeds else preprocess
-    batches = [_noise(Preprocessor(ours, session.inputs[0]), count) for count in gate_batches(session.inputs[0])]
+    batches = [_noise(Preprocessor(ours, session.image), count) for count in gate_batches(session.image)]
 
     def reference(batch: Array) -> list[Array]:
         return list(imported.reference(_normalized(batch, preprocess, found) if embeds and found else batch))
@@ -119,7 +119,7 @@ def build_int8(fp32: Built, calibration: Dataset | None, directory: Path) -> Pat
     """
     if calibration is None:
         raise UsageError("precision int8 needs real images: give --calibration URI")
-    tensor = fp32.session.inputs[0]
+    tensor = fp32.session.image
     fixed = tensor.shape[0]
     size = fixed if isinstance(fixed, int) else CALIBRATION_BATCH
     path = directory / f"model.{INT8}.onnx"

@@ -1,34 +1,67 @@
-"""Vision tasks: from a model's outputs to predictions, by one table of decoders."""
+"""Vision tasks: from a model's outputs to predictions, by one table of heads.
+
+Rules:
+    * `Postprocess.kind` names the head; each module of this package brings its own rows of `HEADS`.
+    * A head reads the manifest and the outputs, and nothing else: the same answer everywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import numpy.typing as npt
+from collections.abc import Mapping
 
 from runtime.errors import ModelError
 from runtime.manifest import Manifest
-from runtime.tasks.classification import Classification, LabelScore, decode_classification
+from runtime.tasks import classification
+from runtime.tasks.base import Head, Outputs
+from runtime.tasks.results import (
+    Classification,
+    ClassPixels,
+    Detection,
+    Detections,
+    Embedding,
+    Instance,
+    Instances,
+    Keypoint,
+    LabelScore,
+    Matte,
+    Pose,
+    Poses,
+    Prediction,
+    Segmentation,
+)
 
-__all__ = ["DECODERS", "Classification", "LabelScore", "Prediction", "decoder_for"]
+__all__ = [
+    "HEADS",
+    "ClassPixels",
+    "Classification",
+    "Detection",
+    "Detections",
+    "Embedding",
+    "Head",
+    "Instance",
+    "Instances",
+    "Keypoint",
+    "LabelScore",
+    "Matte",
+    "Outputs",
+    "Pose",
+    "Poses",
+    "Prediction",
+    "Segmentation",
+    "head_of",
+]
 
-Prediction = Classification
-"""What a model says about one image; a union once there are more tasks."""
-
-Decoder = Callable[[Sequence[npt.NDArray[Any]], Sequence[tuple[int, int]], Manifest], list[Prediction]]
-"""(outputs, (height, width) of the upright originals, manifest) -> one prediction an image."""
-
-DECODERS: Mapping[str, Decoder] = {"classification": decode_classification}
+HEADS: Mapping[str, Head] = {**classification.HEADS}
+"""By `Postprocess.kind`."""
 
 
-def decoder_for(manifest: Manifest) -> Decoder:
-    """Return the decoder that *manifest* names.
+def head_of(manifest: Manifest) -> Head:
+    """Return the head that *manifest* names.
 
     Raises:
         ModelError: This version of Vedette has none of that name.
     """
     kind = manifest.postprocess.kind
-    if kind not in DECODERS:
-        raise ModelError(f"{manifest.reference}: postprocess kind {kind!r} is not one of {', '.join(DECODERS)}")
-    return DECODERS[kind]
+    if kind not in HEADS:
+        raise ModelError(f"{manifest.reference}: postprocess kind {kind!r} is not one of {', '.join(HEADS)}")
+    return HEADS[kind]

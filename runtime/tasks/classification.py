@@ -10,37 +10,18 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import ModelError
 from runtime.manifest import Manifest
+from runtime.tasks.base import Head, Outputs
+from runtime.tasks.results import Classification, LabelScore
 
-__all__ = ["ACTIVATIONS", "Classification", "LabelScore", "decode_classification"]
+__all__ = ["ACTIVATIONS", "HEADS", "decode_classification"]
 
 Scores = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelScore:
-    """One class and how sure the model is of it."""
-
-    label_id: int
-    label: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """What one image shows: the best class, and the best `k` of them, best first."""
-
-    label_id: int
-    label: str
-    score: float
-    top_k: tuple[LabelScore, ...]
 
 
 def _softmax(logits: Scores) -> Scores:
@@ -60,7 +41,7 @@ ACTIVATIONS: Mapping[str, Callable[[Scores], Scores]] = {"softmax": _softmax, "s
 
 
 def decode_classification(
-    outputs: Sequence[npt.NDArray[Any]], sizes: Sequence[tuple[int, int]], manifest: Manifest
+    outputs: Outputs, sizes: Sequence[tuple[int, int]], manifest: Manifest
 ) -> list[Classification]:
     """Return one `Classification` an image.
 
@@ -72,7 +53,7 @@ def decode_classification(
     Raises:
         ModelError: The output's shape does not fit the number of images or labels.
     """
-    raw = outputs[0]
+    raw = next(iter(outputs.values()))
     scores = raw.reshape(raw.shape[:2]) if raw.ndim > 2 and raw.size == np.prod(raw.shape[:2]) else raw
     if scores.ndim != 2 or len(scores) != len(sizes):
         raise ModelError(f"{manifest.reference}: output has shape {raw.shape}; expected ({len(sizes)}, classes)")
@@ -89,3 +70,13 @@ def decode_classification(
 
 def _classification(top: list[LabelScore]) -> Classification:
     return Classification(label_id=top[0].label_id, label=top[0].label, score=top[0].score, top_k=tuple(top))
+
+
+HEADS: Mapping[str, Head] = {
+    "classification": Head(
+        task="classification",
+        result=Classification,
+        decode=decode_classification,
+        what="scores (N, classes)",
+    ),
+}

@@ -116,7 +116,7 @@ class Mosquitto:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """A controller that has Mosquitto as its broker, and one agent."""
+    """A controller that has Mosquitto as its broker, and one agent that serves version 1."""
     root = tmp_path_factory.mktemp("mosquitto")
     with lab(root / "lab") as opened:
         mosquitto = Mosquitto(root, opened.home / "controller" / "broker" / "mosquitto")
@@ -131,6 +131,7 @@ def fleet(tmp_path_factory):
             )  # fmt: skip
             opened.mosquitto = mosquitto
             opened.add_devices("cam1")
+            opened.roll_out("color@1")
             yield opened
             opened.close()
         finally:

@@ -98,11 +98,12 @@ def prepare(dataset: Dataset, size: int, directory: Path, what: str) -> Samples:
         DatasetError: It has no usable image, or a row has no label.
     """
     images, labels = _allocate(len(dataset), size, directory), np.empty(len(dataset), np.int64)
+    shape = Preprocess(resize=Resize(size=size), crop=(size, size))
     skipped: Counter[str] = Counter()
     used = 0
     with progress(len(dataset), f"reading {what}", "images") as bar:
         for image, label in usable_rows(dataset, skipped):
-            images[used] = resize_and_crop(image, Resize(size=size), (size, size))
+            images[used] = resize_and_crop(image, shape)
             labels[used] = label
             used += 1
             bar.advance()

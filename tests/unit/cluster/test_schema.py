@@ -6,7 +6,7 @@ import pytest
 from cluster.errors import SchemaError
 from cluster.schema import Kept, file_metadata, kept_fields, named_apart, output_schema, task_columns
 from runtime.artifact import Artifact
-from runtime.tasks.classification import Classification, LabelScore
+from runtime.tasks import Classification, LabelScore
 
 INPUT = pa.schema(
     [

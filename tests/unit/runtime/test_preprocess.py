@@ -50,14 +50,14 @@ def torchvision_like(image: np.ndarray, size: int, crop: int) -> np.ndarray:
 @given(height=lengths, width=lengths, size=st.integers(1, 40), crop=st.integers(1, 60))
 def test_resize_and_crop_are_torchvisions(height: int, width: int, size: int, crop: int) -> None:
     image = picture(height, width)
-    found = resize_and_crop(image, Resize(size=size), (crop, crop))
+    found = resize_and_crop(image, Preprocess(resize=Resize(size=size), crop=(crop, crop)))
     assert np.array_equal(found, torchvision_like(image, size, crop))
 
 
 @settings(max_examples=150, deadline=None)
 @given(height=lengths, width=lengths, size=st.integers(1, 40))
 def test_the_shortest_edge_gets_the_size_and_the_other_keeps_the_ratio(height: int, width: int, size: int) -> None:
-    found = resize_and_crop(picture(height, width), Resize(size=size), None)
+    found = resize_and_crop(picture(height, width), Preprocess(resize=Resize(size=size), crop=None))
     assert min(found.shape[:2]) == size
     assert (found.shape[0] <= found.shape[1]) == (height <= width) or found.shape[0] == found.shape[1]
     assert max(found.shape[:2]) == int(size * max(height, width) / min(height, width))
@@ -82,7 +82,7 @@ def test_the_shortest_edge_gets_the_size_and_the_other_keeps_the_ratio(height: i
 def test_the_size_is_the_crops_then_the_resizes_then_the_pictures(
     height: int, width: int, resize: Resize | None, crop: tuple[int, int] | None
 ) -> None:
-    found = resize_and_crop(picture(height, width), resize, crop)
+    found = resize_and_crop(picture(height, width), Preprocess(resize=resize, crop=crop))
     expected = crop or ((height, width) if resize is None else np.broadcast_to(resize.size, 2).tolist())
     assert found.shape == (*expected, 3)
     assert found.dtype == np.uint8
@@ -90,9 +90,9 @@ def test_the_size_is_the_crops_then_the_resizes_then_the_pictures(
 
 
 def test_a_crop_larger_than_the_picture_is_padded_with_black() -> None:
-    found = resize_and_crop(np.full((2, 4, 3), 200, np.uint8), None, (5, 4))
+    found = resize_and_crop(np.full((2, 4, 3), 200, np.uint8), Preprocess(resize=None, crop=(5, 4)))
     assert found[:, :, 0].tolist() == [[0] * 4, [200] * 4, [200] * 4, [0] * 4, [0] * 4]
-    found = resize_and_crop(np.full((4, 2, 3), 200, np.uint8), None, (2, 4))
+    found = resize_and_crop(np.full((4, 2, 3), 200, np.uint8), Preprocess(resize=None, crop=(2, 4)))
     assert found[:, :, 0].tolist() == [[0, 200, 200, 0]] * 2
 
 
@@ -100,11 +100,11 @@ def test_antialiasing_is_pillows_and_without_it_opencvs() -> None:
     image = picture(64, 96)
     exact = {"mode": "exact", "size": (16, 20)}
     assert np.array_equal(
-        resize_and_crop(image, Resize(**exact), None),
+        resize_and_crop(image, Preprocess(resize=Resize(**exact), crop=None)),
         np.asarray(Image.fromarray(image).resize((20, 16), Image.BILINEAR)),
     )
     assert np.array_equal(
-        resize_and_crop(image, Resize(**exact, antialias=False), None),
+        resize_and_crop(image, Preprocess(resize=Resize(**exact, antialias=False), crop=None)),
         cv2.resize(image, (20, 16), interpolation=cv2.INTER_LINEAR),
     )
 
@@ -115,7 +115,7 @@ def test_a_picture_that_explodes_when_resized_is_too_large(shape: tuple[int, int
     with pytest.raises(
         ImageError, match=r"too_large: \d+x\d+ would be resized to \d+x\d+ pixels; the limit is"
     ) as caught:
-        resize_and_crop(np.zeros((*shape, 3), np.uint8), Resize(size=256), (224, 224))
+        resize_and_crop(np.zeros((*shape, 3), np.uint8), Preprocess(resize=Resize(size=256), crop=(224, 224)))
     assert caught.value.reason == "too_large"
     assert time.perf_counter() - start < 0.5
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from runtime.artifact import Artifact
 from runtime.errors import ModelError
 from runtime.manifest import Manifest, Postprocess
 from runtime.probe import probe_root
-from runtime.tasks import DECODERS, Classification, LabelScore, decoder_for
+from runtime.tasks import HEADS, Classification, LabelScore, head_of
 from runtime.tasks.classification import ACTIVATIONS, decode_classification
 
 logits = hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(4)), elements=st.floats(-1e4, 1e4, width=32))
@@ -34,7 +33,7 @@ def changed(manifest: Manifest, **postprocess: Any) -> Manifest:
 
 def decode(manifest: Manifest, scores: Any, number: int | None = None) -> list[Classification]:
     array = np.asarray(scores, dtype=np.float32)
-    return decode_classification([array], [(8, 8)] * (len(array) if number is None else number), manifest)
+    return decode_classification({"scores": array}, [(8, 8)] * (len(array) if number is None else number), manifest)
 
 
 @given(logits)
@@ -101,7 +100,7 @@ def test_without_labels_there_are_numbers(manifest: Manifest) -> None:
 
 def test_integer_scores_are_taken(manifest: Manifest) -> None:
     scores = np.array([[0, 200, 255, 1]], np.uint8)
-    (found,) = decode_classification([scores], [(8, 8)], changed(manifest, activation="none"))
+    (found,) = decode_classification({"scores": scores}, [(8, 8)], changed(manifest, activation="none"))
     assert (found.label, found.score) == ("c", 255.0)
 
 
@@ -121,15 +120,8 @@ def test_an_output_that_does_not_fit_is_refused(
         decode(manifest, np.zeros(shape), number)
 
 
-def test_the_decoder_is_found_by_its_name(manifest: Manifest) -> None:
-    assert decoder_for(manifest) is DECODERS["classification"]
+def test_the_head_is_found_by_its_name(manifest: Manifest) -> None:
+    assert head_of(manifest) is HEADS["classification"]
     unknown = manifest.model_copy(update={"postprocess": Postprocess(kind="poetry")})
     with pytest.raises(ModelError, match="probe@1: postprocess kind 'poetry' is not one of classification"):
-        decoder_for(unknown)
-
-
-def test_every_decoder_takes_the_same_arguments() -> None:
-    def parameters(function: Callable[..., Any]) -> int:
-        return function.__code__.co_argcount
-
-    assert {parameters(decoder) for decoder in DECODERS.values()} == {3}
+        head_of(unknown)
