@@ -102,7 +102,10 @@ class Session:
         self._recorded = record_assignment and hasattr(self._session, "get_provider_graph_assignment_info")
         self.inputs = _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
-        self.image = image_input(self.inputs)
+        try:
+            self.image = image_input(self.inputs)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
 
     def run(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
         """Return the graph's outputs for *batch* of its image input; what else it takes is filled in.

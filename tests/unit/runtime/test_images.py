@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runtime.errors import IMAGE_REASONS, ImageError
-from runtime.images import MAX_PIXELS, decode, load
+from runtime.images import MAX_PIXELS, DecodeOptions, decode, load
 
 # Pillow's remarks are switched off where `runtime.images` is imported; pytest switches them on again.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -65,7 +65,7 @@ def reason_of(data: bytes) -> str:
 
 def picture_or_error(data: bytes) -> np.ndarray | ImageError:
     try:
-        return decode(data, max_pixels=1_000_000)
+        return decode(data, DecodeOptions(max_pixels=1_000_000))
     except ImageError as error:
         return error
 
@@ -267,9 +267,9 @@ def test_a_bomb_is_refused_by_its_header(bomb: bytes) -> None:
 
 def test_the_limit_on_pixels_is_exact() -> None:
     data = encoded(gradient(10, 10), "PNG")
-    assert decode(data, max_pixels=100).shape == (10, 10, 3)
+    assert decode(data, DecodeOptions(max_pixels=100)).shape == (10, 10, 3)
     with pytest.raises(ImageError, match="too_large: 10x10 pixels; the limit is 99"):
-        decode(data, max_pixels=99)
+        decode(data, DecodeOptions(max_pixels=99))
 
 
 def test_what_pillow_would_only_warn_of_is_decoded() -> None:
