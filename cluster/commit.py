@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, NamedTuple
 
 import pyarrow as pa
@@ -276,13 +277,21 @@ class Attempt:
         self._table_file("data", self.schema)  # a shard without good rows has a file, too
         self._written = {folder: file.publish() for folder, file in self._files.items()}
 
-    def commit(self, *, filtered: int, seconds: Mapping[str, float], ran_on: Mapping[str, str]) -> Commit:
+    def commit(
+        self,
+        *,
+        filtered: int,
+        seconds: Mapping[str, float],
+        ran_on: Mapping[str, str],
+        decoders: Mapping[str, int] = MappingProxyType({}),
+    ) -> Commit:
         """Make this attempt, which was published, the one that counts.
 
         Args:
             filtered: Rows that the filter left out.
             seconds: Busy seconds by stage.
             ran_on: Variant, execution provider, ONNX Runtime version, host.
+            decoders: Images that each decoder read.
 
         Raises:
             CommitLostError: Another attempt committed first.
@@ -299,6 +308,7 @@ class Attempt:
                 reasons=dict(sorted(self._reasons.items())),
                 seconds=dict(seconds),
                 ran_on=dict(ran_on),
+                decoders=dict(sorted(decoders.items())),
             )
         except ValidationError as error:
             raise OutputError(f"shard {self.shard}: {describe_validation(error)}") from None

@@ -132,6 +132,7 @@ def plan_job(options: BatchOptions) -> Job:
     Raises:
         UsageError: An option does not fit the others or the input.
         ModelNotFoundError: There is no such model.
+        ModelError: This version of Vedette does not know the model's head.
         DatasetError: The input is absent, empty, damaged, or no dataset.
         OtherJobError: The output belongs to another job.
         OutputError: The output holds something that no job wrote.
@@ -139,12 +140,12 @@ def plan_job(options: BatchOptions) -> Job:
     parse_workers(options.workers)
     root = local_path(options.output, "--output")
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
-    keep = named_apart(map(Kept.parse, options.keep), artifact.manifest.task)
+    keep = named_apart(map(Kept.parse, options.keep), artifact.manifest)
     columns = Columns(image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter)
     source = open_source(options.input, columns)
     _check_apart(root, source)
     kept = tuple(kept_fields(source.schema, keep))
-    schema = output_schema(artifact.manifest.task, kept)
+    schema = output_schema(artifact.manifest, kept)
     limits = ShardLimits(rows=options.shard_rows or default_shard_rows(source.rows))
     shards = plan_shards(source.files, limits, reader=source.reader)
     record = JobRecord(

@@ -101,7 +101,8 @@ class Commit(Record):
         filtered: Rows that the filter left out.
         reasons: Quarantined rows by reason code.
         seconds: Busy seconds by stage.
-        ran_on: Variant, execution provider, ONNX Runtime version, host.
+        ran_on: Variant, execution provider, ONNX Runtime version, host; and the batch, if the graph takes only one.
+        decoders: Good images by what decoded them (`runtime.images.Decoded.decoder`).
     """
 
     shard: str
@@ -113,6 +114,7 @@ class Commit(Record):
     reasons: dict[str, int] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     ran_on: dict[str, str] = Field(default_factory=dict)
+    decoders: dict[str, int] = Field(default_factory=dict)
 
     @property
     def quarantined(self) -> int:

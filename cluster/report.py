@@ -24,7 +24,9 @@ class Tally:
         committed: Shards that this run committed.
         elsewhere: Shards that another driver committed meanwhile, or a worker that died before it could say so.
         resumed: Shards that were committed before.
-        ran_on: (variant, execution provider, ONNX Runtime version) that this run's commits name.
+        ran_on: (variant, execution provider, ONNX Runtime version, batch) that this run's commits name; batch is empty
+            where the graph takes any.
+        decoders: Images that each decoder read.
     """
 
     rows: int = 0
@@ -33,7 +35,8 @@ class Tally:
     committed: int = 0
     elsewhere: int = 0
     resumed: int = 0
-    ran_on: set[tuple[str, str, str]] = field(default_factory=set)
+    ran_on: set[tuple[str, ...]] = field(default_factory=set)
+    decoders: Counter[str] = field(default_factory=Counter)
 
     def resume(self, commits: Iterable[Commit]) -> None:
         """Count what earlier runs committed."""
@@ -50,8 +53,8 @@ class Tally:
         self.committed += 1
         self.rows += commit.rows
         self.seconds.update(commit.seconds)
-        ran_on = commit.ran_on
-        self.ran_on.add((ran_on.get("variant", ""), ran_on.get("provider", ""), ran_on.get("onnxruntime", "")))
+        self.decoders.update(commit.decoders)
+        self.ran_on.add(tuple(commit.ran_on.get(key, "") for key in ("variant", "provider", "onnxruntime", "batch")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,9 @@ class Summary:
         seconds: Busy seconds by stage, added up over this run's workers.
         elapsed_seconds: Wall clock of this run, all included.
         workers: How many this run had.
-        ran_on: Variant, execution provider and ONNX Runtime version of this run.
+        ran_on: Variant, execution provider and ONNX Runtime version of this run; and the batch that the graph takes,
+            if it takes only one.
+        decoders: Images of this run by what decoded them.
     """
 
     model: str
@@ -83,6 +88,7 @@ class Summary:
     elapsed_seconds: float
     workers: int
     ran_on: tuple[str, ...]
+    decoders: Mapping[str, int]
 
     @classmethod
     def of(
@@ -114,7 +120,11 @@ class Summary:
             seconds={stage: round(spent, 3) for stage, spent in tally.seconds.items()},
             elapsed_seconds=round(elapsed, 3),
             workers=workers,
-            ran_on=tuple(" on ".join(names[:2]) + f" ({names[2]})" for names in sorted(tally.ran_on)),
+            ran_on=tuple(
+                f"{variant} on {provider} ({ort})" + (f", {batch}" if batch else "")
+                for variant, provider, ort, batch in sorted(tally.ran_on)
+            ),
+            decoders=dict(sorted(tally.decoders.items())),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -134,6 +144,7 @@ class Summary:
             ("speed", f"{self.rows_per_second:.1f} rows/s with {self.workers} worker(s)"),
             ("busy seconds", ", ".join(f"{stage} {spent:.1f}" for stage, spent in self.seconds.items()) or "-"),
             ("ran", "; ".join(self.ran_on) or "nothing: all was there"),
+            ("decoded", ", ".join(f"{count} by {name}" for name, count in self.decoders.items()) or "-"),
         ]
         text = table(("batch job", ""), facts)
         if self.bad_rows:

@@ -1,7 +1,7 @@
 """The columns of the output (DESIGN.md §4): kept input columns, where the row came from, what the model said.
 
 Rules:
-    * One entry a task in `OUTPUTS`: its columns, and how predictions become them.
+    * One row of `COLUMNS` a kind of result: its columns; what is in them says `runtime.tasks.records`.
     * Kept columns keep their types. A kept column that is called like an output column is refused
       before anything runs, and so is a column that the input does not have.
     * The file's metadata names the model, the variant, the execution provider and the versions, so
@@ -13,24 +13,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
 from cluster.errors import SchemaError
-from runtime.manifest import Manifest
-from runtime.tasks import Classification
+from runtime.manifest import Manifest, Tensor
+from runtime.tasks import (
+    Classification,
+    Detections,
+    Embedding,
+    Instances,
+    Matte,
+    Poses,
+    Prediction,
+    Segmentation,
+    head_of,
+)
+from runtime.tasks.records import record_of
 
 __all__ = [
-    "OUTPUTS",
+    "COLUMNS",
     "QUARANTINE_SCHEMA",
     "SOURCE_FIELDS",
     "Kept",
-    "TaskColumns",
     "file_metadata",
     "kept_fields",
     "named_apart",
     "output_schema",
+    "prediction_arrays",
     "task_columns",
 ]
 
@@ -43,55 +54,78 @@ QUARANTINE_SCHEMA = pa.schema([*SOURCE_FIELDS, pa.field("reason", pa.string()), 
 """Of the files under ``quarantine/``; the reason is a code of `runtime.errors.ImageReason`."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskColumns:
-    """What a task adds to the output.
+_LABEL_SCORE = (("label_id", pa.int32()), ("label", pa.string()), ("score", pa.float32()))
+_BOX = tuple((name, pa.float32()) for name in ("x1", "y1", "x2", "y2"))
+_KEYPOINT = pa.struct([(name, pa.float32()) for name in ("x", "y", "score")])
+_CLASS_PIXELS = pa.struct([("label_id", pa.int32()), ("label", pa.string()), ("pixels", pa.int64())])
 
-    Attributes:
-        fields: The columns.
-        arrays: Turns predictions into one array a column, in the order of *fields*.
-    """
-
-    fields: tuple[pa.Field, ...]
-    arrays: Callable[[Sequence[Any]], list[pa.Array]]
+Fields = tuple[pa.Field, ...]
 
 
-_LABEL_SCORE = pa.struct([("label_id", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
+def _list_of(name: str, *fields: tuple[str, pa.DataType]) -> pa.Field:
+    return pa.field(name, pa.list_(pa.struct(list(fields))))
 
 
-def _classification_arrays(predictions: Sequence[Classification]) -> list[pa.Array]:
-    top_k = [[{"label_id": t.label_id, "label": t.label, "score": t.score} for t in p.top_k] for p in predictions]
-    return [
-        pa.array([p.label_id for p in predictions], pa.int32()),
-        pa.array([p.label for p in predictions], pa.string()),
-        pa.array([p.score for p in predictions], pa.float32()),
-        pa.array(top_k, pa.list_(_LABEL_SCORE)),
-    ]
+def _embedding_fields(manifest: Manifest) -> Fields:
+    dimensions = _dimensions(manifest)
+    return (
+        pa.field("embedding", pa.list_(pa.float32()) if dimensions is None else pa.list_(pa.float32(), dimensions)),
+    )
 
 
-OUTPUTS: Mapping[str, TaskColumns] = {
-    "classification": TaskColumns(
-        fields=(
-            pa.field("label_id", pa.int32()),
-            pa.field("label", pa.string()),
-            pa.field("score", pa.float32()),
-            pa.field("top_k", pa.list_(_LABEL_SCORE)),
-        ),
-        arrays=_classification_arrays,
+def _dimensions(manifest: Manifest) -> int | None:
+    """Return the length of the vectors, where every variant of *manifest* declares the same one."""
+    named = manifest.postprocess.outputs.get("embedding")
+    found = {
+        next(
+            (_length(output) for output in variant.outputs if named in {None, output.name} and _is_vectors(output)),
+            None,
+        )
+        for variant in manifest.variants
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_vectors(output: Tensor) -> bool:
+    """Whether *output* is floating (N, D, 1...), as the embedding head finds it."""
+    return len(output.shape) >= 2 and set(output.shape[2:]) <= {1} and output.dtype.startswith("float")
+
+
+def _length(output: Tensor) -> int | None:
+    length = output.shape[1]
+    return length if isinstance(length, int) else None
+
+
+COLUMNS: Mapping[type[Prediction], Callable[[Manifest], Fields]] = {
+    Classification: lambda _: (
+        *(pa.field(name, kind) for name, kind in _LABEL_SCORE),
+        _list_of("top_k", *_LABEL_SCORE),
     ),
+    Detections: lambda _: (_list_of("detections", *_LABEL_SCORE, *_BOX),),
+    Instances: lambda _: (
+        _list_of("instances", *_LABEL_SCORE, *_BOX, ("left", pa.int32()), ("top", pa.int32()), ("mask", pa.binary())),
+    ),
+    Segmentation: lambda _: (pa.field("mask", pa.binary()), pa.field("classes", pa.list_(_CLASS_PIXELS))),
+    Matte: lambda _: (pa.field("mask", pa.binary()), pa.field("coverage", pa.float32())),
+    Poses: lambda _: (_list_of("poses", ("score", pa.float32()), *_BOX, ("keypoints", pa.list_(_KEYPOINT))),),
+    Embedding: _embedding_fields,
 }
-"""By task; a new task is a new entry."""
+"""By kind of result: the columns that a model of that manifest fills; their names are those of its records."""
 
 
-def task_columns(task: str) -> TaskColumns:
-    """Return what *task* adds to the output.
+def task_columns(manifest: Manifest) -> Fields:
+    """Return the columns that the predictions of *manifest*'s model become.
 
     Raises:
-        SchemaError: Batch jobs do not know the task yet.
+        ModelError: This version of Vedette does not know the model's head.
     """
-    if task not in OUTPUTS:
-        raise SchemaError(f"batch jobs cannot run task {task!r} yet; they run {', '.join(OUTPUTS)}")
-    return OUTPUTS[task]
+    return COLUMNS[head_of(manifest).result](manifest)
+
+
+def prediction_arrays(fields: Sequence[pa.Field], predictions: Sequence[Prediction]) -> list[pa.Array]:
+    """Return what *predictions* say, as one array for each of *fields*, which are `task_columns`."""
+    records = [record_of(prediction) for prediction in predictions]
+    return [pa.array([record[field.name] for record in records], field.type) for field in fields]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +148,18 @@ class Kept:
         return cls(column.strip(), name.strip() or column.strip())
 
 
-def named_apart(kept: Iterable[Kept], task: str) -> tuple[Kept, ...]:
+def named_apart(kept: Iterable[Kept], manifest: Manifest) -> tuple[Kept, ...]:
     """Return *kept*, those renamed to ``input_...`` that the output has a column of its own for.
 
     A name that was given, and not just the input's, stays as it is.
     """
-    own = _own_names(task)
+    own = _own_names(manifest)
     return tuple(Kept(k.column, f"input_{k.column}") if k.name == k.column and k.name in own else k for k in kept)
 
 
-def _own_names(task: str) -> tuple[str, ...]:
+def _own_names(manifest: Manifest) -> tuple[str, ...]:
     """Return the names of the columns that the output has of its own."""
-    return tuple(field.name for field in [*SOURCE_FIELDS, *task_columns(task).fields])
+    return tuple(field.name for field in [*SOURCE_FIELDS, *task_columns(manifest)])
 
 
 def kept_fields(available: pa.Schema, kept: Sequence[Kept]) -> list[pa.Field]:
@@ -146,18 +180,19 @@ def kept_fields(available: pa.Schema, kept: Sequence[Kept]) -> list[pa.Field]:
     return fields
 
 
-def output_schema(task: str, kept: Sequence[pa.Field]) -> pa.Schema:
-    """Return the schema of the output: *kept* columns, the source of the row, the columns of *task*.
+def output_schema(manifest: Manifest, kept: Sequence[pa.Field]) -> pa.Schema:
+    """Return the schema of the output: *kept* columns, the source of the row, what the model of *manifest* says.
 
     Raises:
+        ModelError: This version of Vedette does not know the model's head.
         SchemaError: A kept column is called like one of the others, or is kept twice.
     """
-    own = [*SOURCE_FIELDS, *task_columns(task).fields]
+    own = [*SOURCE_FIELDS, *task_columns(manifest)]
     names = [field.name for field in kept]
-    if clashing := sorted(set(names).intersection(_own_names(task))):
+    if clashing := sorted(set(names).intersection(_own_names(manifest))):
         raise SchemaError(
             f"--keep {', '.join(clashing)}: the output has its own column of that name "
-            f"({', '.join(_own_names(task))}); give it another one: --keep COLUMN=NAME"
+            f"({', '.join(_own_names(manifest))}); give it another one: --keep COLUMN=NAME"
         )
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise SchemaError(f"--keep gives the name {', '.join(doubled)} twice")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -29,14 +30,13 @@ from cluster.errors import CommitLostError, StoppedError
 from cluster.pipeline import StageClock, map_ahead, prefetch
 from cluster.plan import Shard
 from cluster.records import Commit
-from cluster.schema import file_metadata, output_schema, task_columns
+from cluster.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.sources import READERS, Block, Columns, Image
 from runtime.artifact import Artifact
-from runtime.errors import ImageError
-from runtime.images import load
+from runtime.errors import ImageError, ModelError
+from runtime.images import Decoded
 from runtime.predictor import Predictor
 from runtime.session import SessionOptions
-from runtime.tasks import Prediction
 
 __all__ = ["STAGES", "ShardWorker", "Threads", "WorkerSpec"]
 
@@ -89,14 +89,22 @@ class _Prepared:
     inputs: npt.NDArray[np.generic] | None  # (n, ...); None if no row is good
     sizes: list[tuple[int, int]]  # (height, width) of the n upright originals
     columns: list[pa.Array]  # kept columns and source of the n rows
+    decoders: Counter[str]  # how many of the n images each decoder read
     bad: list[BadRow]
     filtered: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the input these are, the bad and the filtered ones too."""
+        return len(self.sizes) + len(self.bad) + self.filtered
 
 
 @dataclass(frozen=True, slots=True)
 class _Inferred:
     prepared: _Prepared
-    predictions: list[Prediction]
+    columns: list[
+        pa.Array
+    ]  # what the model said of the n rows; masks are encoded already, which is a small part of them
 
 
 class ShardWorker:
@@ -115,12 +123,13 @@ class ShardWorker:
         self._threads = threads
         self._output = OutputDirectory(spec.output)
         self._readers = {name: make(spec.columns) for name, make in READERS.items()}
-        self._task = task_columns(artifact.manifest.task)
+        self._model = artifact.manifest.reference
+        self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
         self._infer_slots = threading.BoundedSemaphore(threads.infer)
         self._progress: dict[str, int] = {}
         self._stopped = threading.Event()
-        self._schema = output_schema(artifact.manifest.task, spec.kept).with_metadata(
+        self._schema = output_schema(artifact.manifest, spec.kept).with_metadata(
             file_metadata(
                 artifact.manifest,
                 artifact.digest,
@@ -132,14 +141,24 @@ class ShardWorker:
 
     @property
     def ran_on(self) -> dict[str, str]:
-        """What this worker runs: variant, execution provider, ONNX Runtime version, host and process."""
+        """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
+
+        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped.
+        """
         return {
             "variant": self._predictor.variant.id,
             "provider": self._predictor.provider,
             "onnxruntime": self._predictor.proof.ort,
+            **self._fixed_batch(),
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
         }
+
+    def _fixed_batch(self) -> dict[str, str]:
+        size = self._predictor.fixed_batch
+        if size is None:
+            return {}
+        return {"batch": f"batch {size}" if size == self._spec.batch_size else f"batch {size}, looped"}
 
     def progress(self) -> dict[str, int]:
         """Return, by id of the shards that are running, how many rows are through."""
@@ -156,7 +175,7 @@ class ShardWorker:
             CommitLostError: Another attempt committed this shard first; nothing of ours counts.
             InputChangedError: The file is not the one that was planned.
             InputError: The file is damaged.
-            ModelError: Inference failed.
+            ModelError: Inference failed, or the pictures become inputs of different sizes.
             OSError: The output cannot be written.
             StoppedError: `stop` was called.
         """
@@ -170,7 +189,7 @@ class ShardWorker:
 
     def _run(self, shard: Shard) -> Commit:
         clock = StageClock(*STAGES)
-        filtered = 0
+        filtered, decoders = 0, Counter[str]()
         with self._output.attempt(shard, self._schema) as attempt, closing(self._pipeline(shard, clock)) as inferred:
             for item in inferred:
                 if self._stopped.is_set():
@@ -178,11 +197,12 @@ class ShardWorker:
                 with clock.measure("write"), _naming(self._spec.output):
                     self._write(attempt, item)
                 filtered += item.prepared.filtered
-                self._progress[shard.id] += len(item.predictions) + len(item.prepared.bad) + item.prepared.filtered
+                decoders.update(item.prepared.decoders)
+                self._progress[shard.id] += item.prepared.rows
             with clock.measure("write"), _naming(self._spec.output):
                 attempt.publish()
             with _naming(self._spec.output):
-                return attempt.commit(filtered=filtered, seconds=clock.seconds, ran_on=self.ran_on)
+                return attempt.commit(filtered=filtered, seconds=clock.seconds, ran_on=self.ran_on, decoders=decoders)
 
     def _pipeline(self, shard: Shard, clock: StageClock) -> Generator[_Inferred, None, None]:
         """Yield the shard's rows, inferred; each stage works ahead of the next."""
@@ -200,15 +220,17 @@ class ShardWorker:
         """Decode the images of *block* and bring them to the model's input; bad ones are told apart."""
         good: list[int] = []
         inputs, sizes, bad = [], [], []
+        decoders = Counter[str]()
         for index, image in enumerate(block.images):
             try:
-                pixels = _load(image)
-                inputs.append(self._predictor.prepare(pixels))
+                picture = self._load(image)
+                inputs.append(self._predictor.prepare(picture.pixels))
             except ImageError as error:
                 bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
                 continue
             good.append(index)
-            sizes.append((pixels.shape[0], pixels.shape[1]))
+            sizes.append(picture.size)
+            decoders[picture.decoder] += 1
         kept = block.kept.take(good) if bad else block.kept
         # As columns, because a table without any column forgets how many rows it has.
         columns = [
@@ -216,30 +238,33 @@ class ShardWorker:
             pa.array([block.source_files[i] for i in good], pa.string()),
             pa.array([block.source_rows[i] for i in good], pa.int64()),
         ]
-        return _Prepared(np.stack(inputs) if inputs else None, sizes, columns, bad, block.filtered)
+        if len(shapes := {one.shape for one in inputs}) > 1:
+            raise ModelError(f"{self._model}: inputs of shapes {sorted(shapes)} make no batch")
+        return _Prepared(np.stack(inputs) if inputs else None, sizes, columns, decoders, bad, block.filtered)
 
     def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
         with closing(items):
             for item in items:
                 yield _Inferred(item, self._infer(item, clock))
 
-    def _infer(self, item: _Prepared, clock: StageClock) -> list[Prediction]:
+    def _infer(self, item: _Prepared, clock: StageClock) -> list[pa.Array]:
+        """Return the columns that the model's predictions for *item* become; none if no row is good."""
         if item.inputs is None:
             return []
         with self._infer_slots, clock.measure("infer"):
-            return self._predictor.decode(self._predictor.infer(item.inputs), item.sizes)
+            outputs = self._predictor.infer(item.inputs)
+        with clock.measure("infer"):
+            return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
 
     def _write(self, attempt: Attempt, item: _Inferred) -> None:
         attempt.quarantine(item.prepared.bad)
-        if item.predictions:
-            columns = [*item.prepared.columns, *self._task.arrays(item.predictions)]
-            attempt.write(pa.table(columns, schema=self._schema))
+        if item.columns:
+            attempt.write(pa.table([*item.prepared.columns, *item.columns], schema=self._schema))
 
-
-def _load(image: Image) -> npt.NDArray[np.uint8]:
-    if image is None:
-        raise ImageError("missing", "the image is null")
-    return load(image)
+    def _load(self, image: Image) -> Decoded:
+        if image is None:
+            raise ImageError("missing", "the image is null")
+        return self._predictor.load(image)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from edge_agent.camera.sources import Frame
 from runtime.protocol.messages import ModelState
 from runtime.tasks import Prediction
+from runtime.tasks.records import as_json, record_of
 
 __all__ = ["JsonLines", "Sink", "result_of"]
 
@@ -57,7 +57,7 @@ class JsonLines:
 
 
 def result_of(frame: Frame, prediction: Prediction, model: ModelState) -> dict[str, Any]:
-    """Return what a sink writes: which model said what of which frame."""
+    """Return what a sink writes: which model said what of which frame; masks are PNGs as base64 text."""
     return {
         "time": datetime.now(UTC).isoformat(),
         "frame": frame.number,
@@ -65,5 +65,5 @@ def result_of(frame: Frame, prediction: Prediction, model: ModelState) -> dict[s
         "model": f"{model.model}@{model.version}",
         "variant": model.variant,
         "provider": model.provider,
-        **dataclasses.asdict(prediction),
+        **as_json(record_of(prediction)),
     }

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from runtime.errors import ModelError
 from runtime.manifest import Manifest
-from runtime.tasks import classification
+from runtime.tasks import classification, embedding, movenet, saliency, semantic
 from runtime.tasks.base import Head, Outputs
 from runtime.tasks.results import (
     Classification,
@@ -51,7 +51,13 @@ __all__ = [
     "head_of",
 ]
 
-HEADS: Mapping[str, Head] = {**classification.HEADS}
+HEADS: Mapping[str, Head] = {
+    **classification.HEADS,
+    **semantic.HEADS,
+    **saliency.HEADS,
+    **movenet.HEADS,
+    **embedding.HEADS,
+}
 """By `Postprocess.kind`."""
 
 

@@ -1,27 +1,35 @@
 """Classification: scores to labels.
 
 Rules:
-    * The first output holds the scores, (N, C) up to trailing dimensions of 1.
-    * `softmax` and `sigmoid` turn logits to probabilities; `none` takes the output as it is.
+    * The scores are the output that the manifest names, or the first floating one of shape (N, C) up to trailing
+      dimensions of 1, C being the number of labels where one has that; the labels that scikit-learn's graphs
+      give beside their probabilities are not needed.
+    * `softmax` and `sigmoid` turn logits to probabilities; `none` takes the output as it is. What 8 and 16 bit integers
+      mean is in `runtime.tasks.outputs`: they are shares of their range, and no activation applies.
+    * One score and two labels: it is that of the second.
     * The raw output decides the order, since probabilities saturate; equal scores are ordered by label
       id, so that the answer does not depend on the machine.
+    * ``top_k`` bounds the answers, or with ``multi_label`` the threshold does; the best one is always there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import ModelError
-from runtime.manifest import Manifest
+from runtime.manifest import Manifest, Postprocess
 from runtime.tasks.base import Head, Outputs
+from runtime.tasks.outputs import find_output, shares
 from runtime.tasks.results import Classification, LabelScore
 
 __all__ = ["ACTIVATIONS", "HEADS", "decode_classification"]
 
 Scores = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 def _softmax(logits: Scores) -> Scores:
@@ -39,6 +47,12 @@ def _none(scores: Scores) -> Scores:
 
 ACTIVATIONS: Mapping[str, Callable[[Scores], Scores]] = {"softmax": _softmax, "sigmoid": _sigmoid, "none": _none}
 
+# The score of the first of two classes, where the model gives that of the second alone.
+OTHER_OF_TWO: Mapping[str, Callable[[Array], Array]] = {
+    "sigmoid": lambda logits: -logits,  # 1 - sigmoid(x) = sigmoid(-x)
+    "none": lambda probabilities: 1 - probabilities,
+}
+
 
 def decode_classification(
     outputs: Outputs, sizes: Sequence[tuple[int, int]], manifest: Manifest
@@ -46,30 +60,71 @@ def decode_classification(
     """Return one `Classification` an image.
 
     Args:
-        outputs: Of the graph; the first is (N, C, 1...).
+        outputs: Of the graph; the scores are (N, C, 1...).
         sizes: (height, width) of the N images; only their number matters here.
-        manifest: Labels, activation and ``top_k``.
+        manifest: Labels, activation, ``top_k``, or ``multi_label`` and ``score_threshold``.
 
     Raises:
         ModelError: The output's shape does not fit the number of images or labels.
     """
-    raw = next(iter(outputs.values()))
-    scores = raw.reshape(raw.shape[:2]) if raw.ndim > 2 and raw.size == np.prod(raw.shape[:2]) else raw
-    if scores.ndim != 2 or len(scores) != len(sizes):
-        raise ModelError(f"{manifest.reference}: output has shape {raw.shape}; expected ({len(sizes)}, classes)")
+    postprocess = manifest.postprocess
+    raw = _scores(outputs, len(sizes), manifest)
+    scores = shares(raw)
+    activation = postprocess.activation if scores is raw else "none"
+    if scores.shape[1] == 1 and len(manifest.labels) == 2:
+        scores = _both_of_two(scores, activation, manifest)
     labels = manifest.labels or tuple(f"class_{index}" for index in range(scores.shape[1]))
     if len(labels) != scores.shape[1]:
         raise ModelError(f"{manifest.reference}: {scores.shape[1]} classes in the output, {len(labels)} labels")
-    activated = ACTIVATIONS[manifest.postprocess.activation](scores.astype(np.float32))
-    best = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, : manifest.postprocess.top_k]
+    activated = ACTIVATIONS[activation](scores.astype(np.float32))
+    orders = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")
     return [
-        _classification([LabelScore(int(index), labels[index], float(row[index])) for index in order])
-        for row, order in zip(activated, best, strict=True)
+        _classification(order[: _count(row[order], postprocess)], row, labels)
+        for row, order in zip(activated, orders, strict=True)
     ]
 
 
-def _classification(top: list[LabelScore]) -> Classification:
-    return Classification(label_id=top[0].label_id, label=top[0].label, score=top[0].score, top_k=tuple(top))
+def _scores(outputs: Outputs, images: int, manifest: Manifest) -> Array:
+    """Return the scores of *images* images, (N, C), in the graph's own type."""
+
+    def fits(output: Array) -> bool:
+        shaped = output.ndim >= 2 and len(output) == images and output.size == np.prod(output.shape[:2])
+        return shaped and np.issubdtype(output.dtype, np.number)
+
+    def rank(item: tuple[str, Array]) -> tuple[bool, bool]:
+        _, output = item
+        floating = np.issubdtype(output.dtype, np.floating)
+        return not floating, output.shape[1:2] != (len(manifest.labels),)
+
+    ranked = dict(sorted(outputs.items(), key=rank))
+    _, raw = find_output(ranked, manifest, "scores", fits, f"({images}, classes)")
+    return raw.reshape(raw.shape[:2])
+
+
+def _both_of_two(scores: Array, activation: str, manifest: Manifest) -> Array:
+    """Return (N, 2) scores of two classes for the (N, 1) *scores* of the second.
+
+    Raises:
+        ModelError: The activation is a softmax, which of one score is always 1.
+    """
+    if activation not in OTHER_OF_TWO:
+        raise ModelError(
+            f"{manifest.reference}: one score for the labels {', '.join(manifest.labels)} and activation "
+            f"{activation!r}; expected {' or '.join(OTHER_OF_TWO)}"
+        )
+    return np.concatenate([OTHER_OF_TWO[activation](scores), scores], axis=1)
+
+
+def _count(descending: Scores, postprocess: Postprocess) -> int:
+    """Return how many of the *descending* scores are answers."""
+    if postprocess.multi_label:
+        return max(1, int(np.count_nonzero(descending >= postprocess.score_threshold)))
+    return postprocess.top_k
+
+
+def _classification(order: npt.NDArray[np.intp], row: Scores, labels: Sequence[str]) -> Classification:
+    top = tuple(LabelScore(int(index), labels[index], float(row[index])) for index in order)
+    return Classification(label_id=top[0].label_id, label=top[0].label, score=top[0].score, top_k=top)
 
 
 HEADS: Mapping[str, Head] = {
@@ -77,6 +132,6 @@ HEADS: Mapping[str, Head] = {
         task="classification",
         result=Classification,
         decode=decode_classification,
-        what="scores (N, classes)",
+        what="scores (N, classes), or (N, 1) for the second of two; labels beside them are not needed",
     ),
 }

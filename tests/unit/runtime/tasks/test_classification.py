@@ -98,19 +98,96 @@ def test_without_labels_there_are_numbers(manifest: Manifest) -> None:
     assert decode(manifest.model_copy(update={"labels": ()}), [[0, 0, 1]])[0].label == "class_2"
 
 
-def test_integer_scores_are_taken(manifest: Manifest) -> None:
-    scores = np.array([[0, 200, 255, 1]], np.uint8)
-    (found,) = decode_classification({"scores": scores}, [(8, 8)], changed(manifest, activation="none"))
-    assert (found.label, found.score) == ("c", 255.0)
+@pytest.mark.parametrize(
+    ("dtype", "raw", "score"),
+    [
+        (np.int8, [-128, 72, 127, -127], 255 / 256),
+        (np.uint8, [0, 200, 255, 1], 255 / 256),
+        (np.int16, [0, 1000, 16384, 2], 0.5),
+        (np.uint16, [0, 1000, 16384, 2], 0.25),
+    ],
+)
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_quantized_scores_are_shares_of_their_range(
+    manifest: Manifest, dtype: type, raw: list[int], score: float, activation: str
+) -> None:
+    # LiteRT's quantization specification: a softmax in int8 has the step 1/256 and the zero point -128.
+    scores = np.array([raw], dtype)
+    (found,) = decode_classification({"scores": scores}, [(8, 8)], changed(manifest, activation=activation))
+    assert [one.label for one in found.top_k] == ["c", "b", "d", "a"]
+    assert (found.label, found.score) == ("c", score)
+    assert found.top_k[-1].score == 0
+
+
+SCIKIT = {
+    "label": np.array(["c", "a"]),
+    "probabilities": np.array([[0.1, 0.2, 0.6, 0.1], [0.7, 0.1, 0.1, 0.1]], np.float32),
+}
+
+
+@pytest.mark.parametrize("labels", [np.array([2, 0], np.int64), SCIKIT["label"], np.array([[2], [0]], np.int64)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_labels_and_probabilities_the_probabilities_are_the_scores(
+    manifest: Manifest, labels: np.ndarray, turned: bool
+) -> None:
+    outputs = SCIKIT | {"label": labels}
+    if turned:
+        outputs = dict(reversed(outputs.items()))
+    first, second = decode_classification(outputs, [(8, 8)] * 2, changed(manifest, activation="none"))
+    assert (first.label, first.score, second.label, second.score) == (
+        "c",
+        pytest.approx(0.6),
+        "a",
+        pytest.approx(0.7),
+    )
+
+
+def test_of_several_outputs_the_one_with_as_many_scores_as_labels_counts(manifest: Manifest) -> None:
+    outputs = {"features": np.ones((1, 9), np.float32), "logits": np.eye(4, dtype=np.float32)[3:]}
+    assert decode_classification(outputs, [(8, 8)], manifest)[0].label == "d"
+
+
+def test_the_output_that_the_manifest_names_counts(manifest: Manifest) -> None:
+    outputs = {"main": np.eye(4, dtype=np.float32)[:1], "auxiliary": np.eye(4, dtype=np.float32)[1:2]}
+    assert decode_classification(outputs, [(8, 8)], manifest)[0].label == "a"
+    named = changed(manifest, outputs={"scores": "auxiliary"})
+    assert decode_classification(outputs, [(8, 8)], named)[0].label == "b"
+    absent = changed(manifest, outputs={"scores": "other"})
+    with pytest.raises(
+        ModelError, match=r"names output 'other' for scores; the graph gives main float32 \[1, 4\], aux"
+    ):
+        decode_classification(outputs, [(8, 8)], absent)
+
+
+@pytest.mark.parametrize(("activation", "raw", "score"), [("sigmoid", 1.0, 0.7310586), ("none", 0.8, 0.8)])
+def test_one_score_and_two_labels_is_that_of_the_second(
+    manifest: Manifest, activation: str, raw: float, score: float
+) -> None:
+    binary = changed(manifest, activation=activation).model_copy(update={"labels": ("no", "yes")})
+    yes, no = decode(binary, [[raw], [1 - raw if activation == "none" else -raw]])
+    assert yes.top_k == (LabelScore(1, "yes", pytest.approx(score)), LabelScore(0, "no", pytest.approx(1 - score)))
+    assert no.top_k == (LabelScore(0, "no", pytest.approx(score)), LabelScore(1, "yes", pytest.approx(1 - score)))
+
+
+def test_a_softmax_of_one_score_is_refused(manifest: Manifest) -> None:
+    binary = changed(manifest, activation="softmax").model_copy(update={"labels": ("no", "yes")})
+    with pytest.raises(ModelError, match="one score for the labels no, yes and activation 'softmax'; expected sigmoid"):
+        decode(binary, [[1.0]])
+
+
+def test_with_multi_label_every_class_above_the_threshold_is_an_answer(manifest: Manifest) -> None:
+    many = changed(manifest, activation="sigmoid", multi_label=True, score_threshold=0.5, top_k=1)
+    found = decode(many, [[2.0, -2.0, 0.0, 3.0], [-3.0, -2.0, -5.0, -4.0]])
+    assert [[one.label for one in each.top_k] for each in found] == [["d", "a", "c"], ["b"]]
 
 
 @pytest.mark.parametrize(
     ("shape", "number", "text"),
     [
         ((2, 5), 2, r"probe@1: 5 classes in the output, 4 labels"),
-        ((3, 4), 2, r"probe@1: output has shape \(3, 4\); expected \(2, classes\)"),
-        ((4,), 1, r"output has shape \(4,\)"),
-        ((1, 4, 7, 7), 1, r"output has shape \(1, 4, 7, 7\)"),
+        ((3, 4), 2, r"probe@1: no output fits scores: found scores float32 \[3, 4\]; expected \(2, classes\)"),
+        ((4,), 1, r"found scores float32 \[4\]"),
+        ((1, 4, 7, 7), 1, r"found scores float32 \[1, 4, 7, 7\]"),
     ],
 )
 def test_an_output_that_does_not_fit_is_refused(

@@ -1,0 +1,104 @@
+"""A prediction as a plain record: what `vedette predict --json`, the agent's results and batch columns say of it.
+
+Rules:
+    * One row of `RECORDS` a kind of result; the names are those of DESIGN.md, section 4.
+    * A record holds numbers, text, lists, dicts, and masks as the bytes of a PNG; `as_json` makes base64 text of those.
+    * Equal predictions have equal records, to the byte (of one version of Pillow).
+
+The PNGs: a class mask has a palette whose index is the class, or is 16-bit grayscale where a class is beyond 255; the
+mask of an instance is 1-bit, white where the object is; a matte is 8-bit grayscale.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from runtime.palette import mask_palette
+from runtime.tasks.results import (
+    Classification,
+    Detections,
+    Embedding,
+    Instance,
+    Instances,
+    Matte,
+    Poses,
+    Prediction,
+    Segmentation,
+)
+
+__all__ = ["RECORDS", "as_json", "class_mask_png", "record_of"]
+
+Record = dict[str, Any]
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def class_mask_png(mask: npt.NDArray[np.unsignedinteger]) -> bytes:
+    """Return *mask*, uint8 or uint16 (H, W), as a PNG: with a palette whose index is the class, or 16-bit grayscale."""
+    image = Image.fromarray(mask)
+    if mask.dtype == np.uint8:
+        image.putpalette(mask_palette())
+    return _png(image)
+
+
+def _instance(instance: Instance) -> Record:
+    named = (name for name in Instance.__dataclass_fields__ if name != "mask")
+    return {name: getattr(instance, name) for name in named} | {"mask": _png(Image.fromarray(instance.mask))}
+
+
+def _segmentation(prediction: Segmentation) -> Record:
+    return {"mask": class_mask_png(prediction.mask), "classes": [asdict(one) for one in prediction.classes]}
+
+
+RECORDS: Mapping[type[Prediction], Callable[[Any], Record]] = {
+    Classification: asdict,
+    Detections: asdict,
+    Instances: lambda prediction: {"instances": [_instance(one) for one in prediction.instances]},
+    Segmentation: _segmentation,
+    Matte: lambda prediction: {"mask": _png(Image.fromarray(prediction.mask)), "coverage": prediction.coverage},
+    Poses: asdict,
+    Embedding: lambda prediction: {"embedding": prediction.embedding.tolist()},
+}
+"""By kind of result."""
+
+
+def record_of(prediction: Prediction) -> Record:
+    """Return *prediction* as a plain record; a mask is the bytes of a PNG."""
+    record: Record = _listed(RECORDS[type(prediction)](prediction))
+    return record
+
+
+def as_json(record: Any) -> Any:
+    """Return *record* as JSON can hold it: bytes become base64 text."""
+    match record:
+        case bytes():
+            return base64.b64encode(record).decode("ascii")
+        case dict():
+            return {key: as_json(value) for key, value in record.items()}
+        case list():
+            return [as_json(value) for value in record]
+        case _:
+            return record
+
+
+def _listed(value: Any) -> Any:
+    """Return *value* with lists for tuples."""
+    match value:
+        case dict():
+            return {key: _listed(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_listed(one) for one in value]
+        case _:
+            return value
