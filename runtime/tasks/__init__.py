@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from runtime.errors import ModelError
 from runtime.manifest import Manifest
-from runtime.tasks import classification, embedding, movenet, saliency, semantic
+from runtime.tasks import classification, detection, embedding, instances, movenet, saliency, semantic, yolo_pose
 from runtime.tasks.base import Head, Outputs
 from runtime.tasks.results import (
     Classification,
@@ -53,8 +53,11 @@ __all__ = [
 
 HEADS: Mapping[str, Head] = {
     **classification.HEADS,
+    **detection.HEADS,
+    **instances.HEADS,
     **semantic.HEADS,
     **saliency.HEADS,
+    **yolo_pose.HEADS,
     **movenet.HEADS,
     **embedding.HEADS,
 }
