@@ -1,46 +1,35 @@
 """From an upright picture to one model input (DESIGN.md §3).
 
 Rules:
-    * Pillow's antialiased resize is the reference, since that is what models are trained with. The
-      whole picture is resized, then cropped: resizing only the part that the crop keeps (`box=`)
-      differs by a grey level here and there, which changed 2 of 300 answers of MobileNetV2.
-    * Where the picture goes is `runtime.placement`'s to say; here the pixels move.
-    * A picture so long that its resized form would exceed the limit on pixels is `too_large`.
+    * Where the picture goes is `runtime.placement`'s to say, and how it is scaled `runtime.resample`'s.
+    * Pillow's antialiased resize is the reference, since that is what models are trained with.
     * An embedded preprocessing leaves uint8 NHWC to the graph, which normalizes itself.
     * An integer input gets rounded and saturated values, as a quantized graph expects.
+    * A channel of a pixel has 256 values: each is normalized once, and pictures look them up.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from runtime.errors import ImageError, ModelError
-from runtime.images import MAX_PIXELS
-from runtime.manifest import Preprocess, Resize, Tensor
+from runtime.errors import ModelError
+from runtime.inputs import image_axes
+from runtime.manifest import Preprocess, Tensor
 from runtime.placement import Placement
+from runtime.resample import Window, resample
 
 __all__ = ["Preprocessor", "find_layout", "normalize", "resize_and_crop"]
 
 Pixels = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.generic]
 
-ANTIALIASED = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-PLAIN = {
-    "nearest": cv2.INTER_NEAREST,
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-    "lanczos": cv2.INTER_LANCZOS4,
-}
-BY_COLOR = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
+BITS_OF = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
+"""By size in bytes: a type that OpenCV copies without looking at what the bits mean."""
 
 
 def resize_and_crop(image: Pixels, preprocess: Preprocess) -> Pixels:
@@ -56,39 +45,31 @@ def resize_and_crop(image: Pixels, preprocess: Preprocess) -> Pixels:
     Raises:
         ImageError: ``too_large``: the resized picture would have more pixels than the limit.
     """
-    placed = Placement.of(preprocess, *image.shape[:2])
-    scaled = image
-    if (placed.resized_height, placed.resized_width) != image.shape[:2] and preprocess.resize is not None:
-        scaled = _resized(image, preprocess.resize, (placed.resized_height, placed.resized_width))
-    kept = scaled[max(0, -placed.top) :, max(0, -placed.left) :][: placed.input_height, : placed.input_width]
-    if kept.shape[:2] == (placed.input_height, placed.input_width):
-        return np.ascontiguousarray(kept)
-    letterbox = preprocess.resize is not None and preprocess.resize.mode == "letterbox"
-    filling = preprocess.resize.pad if letterbox and preprocess.resize is not None else 0
+    resize, placed = preprocess.resize, Placement.of(preprocess, *image.shape[:2])
+    top, left = max(0, placed.top), max(0, placed.left)  # of the picture in the input
+    kept = Window(
+        top=top - placed.top,
+        left=left - placed.left,
+        height=min(placed.resized_height + placed.top, placed.input_height) - top,
+        width=min(placed.resized_width + placed.left, placed.input_width) - left,
+    )
+    size = placed.resized_height, placed.resized_width
+    part = kept.of(image) if resize is None else resample(image, resize, size, kept)
+    if part.shape[:2] == (placed.input_height, placed.input_width):
+        return np.ascontiguousarray(part)
+    filling = resize.pad if resize is not None and resize.mode == "letterbox" else 0
     canvas = np.full((placed.input_height, placed.input_width, 3), filling, dtype=np.uint8)
-    top, left = max(0, placed.top), max(0, placed.left)
-    canvas[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+    canvas[top : top + kept.height, left : left + kept.width] = part
     return canvas
-
-
-def _resized(image: Pixels, resize: Resize, size: tuple[int, int]) -> Pixels:
-    """Return *image* scaled to *size* (height, width)."""
-    height, width = size
-    if height * width > MAX_PIXELS:
-        found = f"{image.shape[1]}x{image.shape[0]}"
-        raise ImageError("too_large", f"{found} would be resized to {width}x{height} pixels; the limit is {MAX_PIXELS}")
-    if resize.antialias:
-        return np.asarray(Image.fromarray(image).resize((width, height), ANTIALIASED[resize.interpolation]))
-    return np.asarray(cv2.resize(image, (width, height), interpolation=PLAIN[resize.interpolation]), dtype=np.uint8)
 
 
 def _channels(image: Pixels, preprocess: Preprocess) -> Pixels:
     """Return (H, W, C) in the colour order that the input takes."""
     if preprocess.color == "L":
         return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
-    if preprocess.embedded or preprocess.color == "RGB":
-        return image
-    return image[:, :, BY_COLOR[preprocess.color]]
+    if preprocess.color == "BGR" and not preprocess.embedded:
+        return image[:, :, ::-1]
+    return image
 
 
 def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
@@ -99,7 +80,7 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]
     return normalized
 
 
-def _cast(values: npt.NDArray[np.float32], tensor: Tensor) -> npt.NDArray[np.generic]:
+def _cast(values: npt.NDArray[np.float32], tensor: Tensor) -> Values:
     """Return *values* in the type of *tensor*; integers are rounded and saturated."""
     try:
         dtype = np.dtype(tensor.dtype)
@@ -111,19 +92,25 @@ def _cast(values: npt.NDArray[np.float32], tensor: Tensor) -> npt.NDArray[np.gen
     return values.astype(dtype, copy=False)
 
 
+def _tables(preprocess: Preprocess, tensor: Tensor) -> Values:
+    """Return what each value of each channel becomes: (C, 256), in the type of *tensor*."""
+    channels = 1 if preprocess.color == "L" else 3
+    every = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1)
+    return np.ascontiguousarray(_cast(normalize(every, preprocess), tensor).T)
+
+
 def find_layout(tensor: Tensor) -> str:
     """Return ``NHWC`` or ``NCHW``, whichever the image input *tensor* has.
 
     Raises:
         ModelError: Its shape fits neither, or both.
     """
-    if len(tensor.shape) == 4:
-        first, last = tensor.shape[1] in {1, 3}, tensor.shape[3] in {1, 3}
-        if first != last:
-            return "NCHW" if first else "NHWC"
-    raise ModelError(
-        f"input {tensor.name!r} has shape {list(tensor.shape)}; expected [N,3,H,W] or [N,H,W,3] (1 for gray)"
-    )
+    layout = image_axes(tensor.shape)
+    if layout is None:
+        raise ModelError(
+            f"input {tensor.name!r} has shape {list(tensor.shape)}; expected [N,3,H,W] or [N,H,W,3] (1 for gray)"
+        )
+    return layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,29 +119,38 @@ class Preprocessor:
 
     preprocess: Preprocess
     tensor: Tensor  # the model's image input
+    _tables: Values | None = field(init=False, repr=False, compare=False)
+    _planar: bool = field(init=False, repr=False, compare=False)
 
-    def __call__(self, image: Pixels) -> npt.NDArray[np.generic]:
+    def __post_init__(self) -> None:
+        """Compute what does not depend on the picture.
+
+        Raises:
+            ModelError: The input has no type of numbers, or its layout is not clear.
+        """
+        embedded = self.preprocess.embedded
+        planar = not embedded and (self.preprocess.layout or find_layout(self.tensor)) == "NCHW"
+        object.__setattr__(self, "_tables", None if embedded else _tables(self.preprocess, self.tensor))
+        object.__setattr__(self, "_planar", planar)
+
+    def __call__(self, image: Pixels) -> Values:
         """Return the model input for *image*.
 
         Args:
             image: uint8, (H, W, 3), RGB.
 
         Returns:
-            Without the batch dimension: uint8 (H', W', C) if the normalization is embedded, otherwise
-            (H', W', C) or (C, H', W') in the input's dtype.
+            Without the batch dimension, contiguous: uint8 (H', W', C) if the normalization is embedded,
+            otherwise (H', W', C) or (C, H', W') in the input's dtype.
 
         Raises:
             ModelError: The manifest brings the picture to another size than the graph takes.
             ImageError: The picture is ``too_large`` once resized.
         """
-        channels = _channels(resize_and_crop(image, self.preprocess), self.preprocess)
-        ready: npt.NDArray[np.generic]
-        if self.preprocess.embedded:
-            ready = channels
-        else:
-            ready = _cast(normalize(channels, self.preprocess), self.tensor)
-            if (self.preprocess.layout or find_layout(self.tensor)) == "NCHW":
-                ready = ready.transpose(2, 0, 1)
+        ready: Values = _channels(resize_and_crop(image, self.preprocess), self.preprocess)
+        if self._tables is not None:
+            planes = [_looked_up(table, ready[:, :, channel]) for channel, table in enumerate(self._tables)]
+            ready = np.stack(planes, axis=0 if self._planar else -1)
         self._check(ready.shape)
         return np.ascontiguousarray(ready)
 
@@ -167,3 +163,9 @@ class Preprocessor:
                 f"preprocessing gives {list(shape)}, input {self.tensor.name!r} takes {list(expected)}; "
                 "the manifest's resize and crop must lead to the model's size"
             )
+
+
+def _looked_up(table: Values, plane: Values) -> Values:
+    """Return the entries of *table* (256,) that *plane* (H, W), uint8, names."""
+    bits = cv2.LUT(np.ascontiguousarray(plane), table.view(BITS_OF[table.itemsize]))
+    return np.asarray(bits).view(table.dtype)

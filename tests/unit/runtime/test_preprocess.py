@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -109,6 +109,106 @@ def test_antialiasing_is_pillows_and_without_it_opencvs() -> None:
     )
 
 
+def ultralytics_letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pad as Ultralytics 8's LetterBox does: auto and scaleFill off, centred."""
+    ratio = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    unpadded = round(image.shape[1] * ratio), round(image.shape[0] * ratio)  # width, height
+    margin_x, margin_y = (size[1] - unpadded[0]) / 2, (size[0] - unpadded[1]) / 2
+    if image.shape[1::-1] != unpadded:
+        image = cv2.resize(image, unpadded, interpolation=cv2.INTER_LINEAR)
+    top, bottom = round(margin_y - 0.1), round(margin_y + 0.1)
+    left, right = round(margin_x - 0.1), round(margin_x + 0.1)
+    return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(114, 114, 114))
+
+
+def yolox_preproc(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pad as YOLOX 0.3's `preproc` does, without its change of layout and type."""
+    padded = np.ones((*size, 3), dtype=np.uint8) * 114
+    ratio = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = int(image.shape[0] * ratio), int(image.shape[1] * ratio)
+    padded[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return padded
+
+
+def letterbox(anchor: str, *size: int) -> Preprocess:
+    return Preprocess(resize=Resize(mode="letterbox", size=size, antialias=False, anchor=anchor))
+
+
+@settings(max_examples=200, deadline=None)
+@given(height=st.integers(1, 200), width=st.integers(1, 200), size=st.tuples(lengths, lengths), seed=st.integers(0, 5))
+def test_a_centred_letterbox_is_ultralytics(height: int, width: int, size: tuple[int, int], seed: int) -> None:
+    ratio = min(size[0] / height, size[1] / width)
+    assume(min(round(height * ratio), round(width * ratio)) >= 1)  # theirs fails otherwise
+    image = picture(height, width, seed)
+    assert np.array_equal(resize_and_crop(image, letterbox("center", *size)), ultralytics_letterbox(image, size))
+
+
+@settings(max_examples=200, deadline=None)
+@given(height=st.integers(1, 200), width=st.integers(1, 200), size=st.tuples(lengths, lengths))
+def test_a_letterbox_at_the_top_left_is_yoloxs(height: int, width: int, size: tuple[int, int]) -> None:
+    ratio = min(size[0] / height, size[1] / width)
+    exact = np.array([height * ratio, width * ratio])
+    assume((exact.astype(int) >= 1).all())  # theirs fails otherwise
+    image = picture(height, width)
+    ours, theirs = resize_and_crop(image, letterbox("top-left", *size)), yolox_preproc(image, size)
+    if (np.rint(exact) == exact.astype(int)).all():
+        assert np.array_equal(ours, theirs)
+    else:  # they truncate the size where we, as Ultralytics, round it
+        rows, columns = np.rint(exact).astype(int)
+        assert (ours[rows:] == 114).all()
+        assert (ours[:, columns:] == 114).all()
+        assert np.array_equal(ours[:rows, :columns], cv2.resize(image, (columns, rows)))
+
+
+def test_a_letterboxs_padding_is_the_manifests() -> None:
+    resize = Resize(mode="letterbox", size=(6, 4), pad=7)
+    found = resize_and_crop(np.full((2, 4, 3), 200, np.uint8), Preprocess(resize=resize))
+    assert found[:, :, 1].tolist() == [[7] * 4] * 2 + [[200] * 4] * 2 + [[7] * 4] * 2
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 1), (2, 700)])
+@pytest.mark.parametrize("anchor", ["center", "top-left"])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_letterbox_of_an_extreme_picture_keeps_a_line_of_it(
+    shape: tuple[int, int], anchor: str, antialias: bool
+) -> None:
+    resize = Resize(mode="letterbox", size=64, anchor=anchor, antialias=antialias)
+    found = resize_and_crop(np.full((*shape, 3), 200, np.uint8), Preprocess(resize=resize))
+    assert found.shape == (64, 64, 3)
+    assert (found == 200).sum() == 64 * 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    size=st.integers(1, 90),
+    crop=st.tuples(lengths, lengths),
+    interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+    seed=st.integers(0, 3),
+)
+def test_what_the_crop_keeps_is_bit_for_bit_what_pillow_gives_for_the_whole(
+    height: int, width: int, size: int, crop: tuple[int, int], interpolation: str, seed: int
+) -> None:
+    image = picture(height, width, seed)
+    resize = Resize(size=size, interpolation=interpolation)
+    whole = resize_and_crop(image, Preprocess(resize=resize))
+    pillow = Image.fromarray(image).resize(whole.shape[1::-1], Image.Resampling[interpolation.upper()])
+    assert np.array_equal(whole, np.asarray(pillow))
+    cut = resize_and_crop(whole, Preprocess(crop=crop))
+    assert np.array_equal(resize_and_crop(image, Preprocess(resize=resize, crop=crop)), cut)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(375, 500), (500, 375), (500, 333), (1200, 1600), (331, 500), (300, 300), (900, 400)]
+)
+def test_photographs_get_the_bits_of_the_whole_resize(height: int, width: int) -> None:
+    image = picture(height, width)
+    assert np.array_equal(
+        resize_and_crop(image, Preprocess(resize=Resize(size=256), crop=(224, 224))), torchvision_like(image, 256, 224)
+    )
+
+
 @pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (3, 200_000)])
 def test_a_picture_that_explodes_when_resized_is_too_large(shape: tuple[int, int]) -> None:
     start = time.perf_counter()
@@ -162,6 +262,33 @@ def test_normalizing_here_or_in_the_graph_is_the_same(height: int, width: int, s
     embedded = prepared({**given_steps, "embedded": True}, tensor("N", 10, 10, 3, dtype="uint8"), image)
     assert embedded.dtype == np.uint8
     assert np.array_equal(normalize(embedded, Preprocess(**IMAGENET)), here)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mean=st.tuples(*[st.floats(-200, 200)] * 3),
+    std=st.tuples(*[st.floats(0.01, 200)] * 3),
+    scale=st.sampled_from([1.0, 1 / 255, 2 / 255]),
+    color=st.sampled_from(["RGB", "BGR"]),
+    dtype=st.sampled_from(["float32", "float16", "float64", "int8", "uint8", "int32", "int64"]),
+    layout=st.sampled_from(["NCHW", "NHWC"]),
+)
+def test_looking_values_up_is_computing_them(
+    mean: tuple[float, ...], std: tuple[float, ...], scale: float, color: str, dtype: str, layout: str
+) -> None:
+    image = picture(9, 7)
+    preprocess = Preprocess(color=color, mean=mean, std=std, scale=scale, layout=layout)
+    given_tensor = tensor("N", 9, 7, 3, dtype=dtype) if layout == "NHWC" else tensor("N", 3, 9, 7, dtype=dtype)
+    found = Preprocessor(preprocess, given_tensor)(image)
+    expected = normalize(image[:, :, ::-1] if color == "BGR" else image, preprocess)
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        bounds = np.iinfo(dtype)
+        expected = np.rint(expected.astype(np.float64)).clip(bounds.min, bounds.max)
+    with np.errstate(over="ignore"):
+        expected = expected.astype(dtype)
+    assert found.dtype == np.dtype(dtype)
+    assert found.flags.c_contiguous
+    assert np.array_equal(found, expected if layout == "NHWC" else expected.transpose(2, 0, 1))
 
 
 def test_bgr_swaps_the_channels_and_an_embedded_graph_always_gets_rgb() -> None:
