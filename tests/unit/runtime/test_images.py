@@ -297,7 +297,7 @@ def test_an_overlong_text_chunk_is_no_way_to_exhaust_memory() -> None:
 
     plain = encoded(gradient(), "PNG")
     bomb = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(200_000_000), 9))
-    assert reason_of(plain[:33] + bomb + plain[33:]) == "truncated"
+    assert reason_of(plain[:33] + bomb + plain[33:]) == "too_large"
 
 
 SAMPLES = [
