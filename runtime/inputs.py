@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ AUXILIARY: Mapping[str, Callable[[int, int, int], Array]] = {
 }
 
 
-def image_axes(shape: Sequence[int | str]) -> str | None:
+def image_axes(shape: Sequence[int | str]) -> Literal["NCHW", "NHWC"] | None:
     """Return ``NCHW`` or ``NHWC``, whichever *shape* is a batch of pictures in; ``None`` if neither, or both."""
     if len(shape) != 4:
         return None

@@ -3,13 +3,13 @@
 Rules:
     * Functions return a new model; the one that they are given stays as it is.
     * Normalization is ``(pixel * scale - mean) / std`` per channel, here as ``pixel * factor + offset``
-      with both constants computed in double precision.
+      with both constants computed in double precision and applied in single precision.
     * Published graphs have opset 21 and IR 10 at most: what ONNX Runtime 1.18 and later load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,15 +21,18 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
+from runtime.inputs import AUXILIARY, image_axes
 from runtime.manifest import Preprocess
 
 __all__ = [
+    "AI_ONNX",
     "EMBEDDED_PREFIX",
     "MAX_IR",
     "MAX_OPSET",
     "ImageInput",
     "at_most_published_versions",
     "embed_normalization",
+    "embedded_part",
     "find_image_input",
     "load_graph",
     "opset_of",
@@ -45,7 +48,8 @@ INPUT_NAME = "images"
 AI_ONNX = ("", "ai.onnx")
 
 Dimension = int | str
-Layout = Literal["NCHW", "NHWC"]
+FLOATS: Mapping[str, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
+"""By NumPy's name: types of pixels that a normalization can be put in front of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ class ImageInput:
 
     name: str
     dtype: str  # NumPy's name
-    layout: Layout
+    layout: Literal["NCHW", "NHWC"]
     batch: Dimension
     height: Dimension
     width: Dimension
@@ -97,25 +101,24 @@ def _dimensions(value: onnx.ValueInfoProto) -> list[Dimension]:
 
 
 def find_image_input(model: onnx.ModelProto) -> ImageInput | None:
-    """Return the input of *model* that takes pictures; ``None`` if it has several inputs or none of that shape.
+    """Return the input of *model* that takes pictures; ``None`` if it has another shape, or is not the only one.
 
     A picture's input has four dimensions and 1 or 3 channels, at the second place (NCHW) or at the last (NHWC).
+    Beside it there may be those inputs that the runtime fills in by their names (`runtime.inputs.AUXILIARY`).
     """
-    inputs = real_inputs(model)
+    inputs = [value for value in real_inputs(model) if value.name not in AUXILIARY]
     if len(inputs) != 1:
         return None
     shape = _dimensions(inputs[0])
-    if len(shape) != 4:
-        return None
-    first, last = shape[1] in {1, 3}, shape[3] in {1, 3}
-    if first == last:
+    axes = image_axes(shape)
+    if axes is None:
         return None
     batch, *rest = shape
-    channels, height, width = rest if first else (rest[2], rest[0], rest[1])
+    channels, height, width = rest if axes == "NCHW" else (rest[2], rest[0], rest[1])
     return ImageInput(
         name=inputs[0].name,
         dtype=str(helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)),
-        layout="NCHW" if first else "NHWC",
+        layout=axes,
         batch=batch,
         height=height,
         width=width,
@@ -127,23 +130,24 @@ def embed_normalization(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.
     """Put the normalization in front of a graph of float pixels: it then takes uint8 NHWC in RGB (or gray).
 
     Args:
-        model: Takes float32, (n, channels, height, width) or (n, height, width, channels), normalized as
-            *preprocess* says and in its colour order.
+        model: Takes float32 or float16, (n, channels, height, width) or (n, height, width, channels), normalized
+            as *preprocess* says and in its colour order; perhaps inputs of `runtime.inputs.AUXILIARY`, too.
         preprocess: ``color``, ``mean``, ``std`` and ``scale`` are used.
 
     Returns:
-        A graph that takes uint8 (n, height, width, channels).
+        A graph that takes uint8 (n, height, width, channels), and the other inputs as before. It computes in
+        float32, and rounds to float16 at the end where *model* takes that.
 
     Raises:
         ExportError: *model* is no such graph.
     """
     found = find_image_input(model)
     channels = 1 if preprocess.color == "L" else 3
-    if found is None or found.dtype != "float32" or found.channels != channels:
+    if found is None or found.dtype not in FLOATS or found.channels != channels:
         inputs = ", ".join(f"{v.name} {_dimensions(v)}" for v in real_inputs(model)) or "none"
         raise ExportError(
-            f"the normalization cannot be embedded: inputs are {inputs}; expected one float32 input of pictures "
-            f"with {channels} channels"
+            f"the normalization cannot be embedded: inputs are {inputs}; expected one input of pictures "
+            f"with {channels} channels, {' or '.join(FLOATS)}"
         )
     embedded = onnx.ModelProto()
     embedded.CopyFrom(model)
@@ -153,10 +157,10 @@ def embed_normalization(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.
     embedded.graph.ClearField("node")
     embedded.graph.node.extend([*nodes, *model.graph.node])
     embedded.graph.initializer.extend(constants)
-    kept = [value for value in model.graph.input if value.name != found.name]
-    embedded.graph.ClearField("input")
     shape = [found.batch, found.height, found.width, found.channels]
-    embedded.graph.input.extend([helper.make_tensor_value_info(name, TensorProto.UINT8, shape), *kept])
+    pixels = helper.make_tensor_value_info(name, TensorProto.UINT8, shape)
+    embedded.graph.ClearField("input")
+    embedded.graph.input.extend(pixels if value.name == found.name else value for value in model.graph.input)
     return embedded
 
 
@@ -179,9 +183,11 @@ def _normalization(
         steps.append(("Mul", {}, factor.astype(np.float32).reshape(broadcast)))
     if (offset != 0).any():
         steps.append(("Add", {}, offset.astype(np.float32).reshape(broadcast)))
+    if found.dtype != "float32":
+        steps.append(("Cast", {"to": FLOATS[found.dtype]}, None))
     nodes, constants, current = [], [], name
     for number, (operator, attributes, constant) in enumerate(steps):
-        label = f"{EMBEDDED_PREFIX}{operator.lower()}"
+        label = f"{EMBEDDED_PREFIX}{number}_{operator.lower()}"
         inputs = [current]
         if constant is not None:
             constants.append(numpy_helper.from_array(constant, f"{label}_constant"))
@@ -189,6 +195,26 @@ def _normalization(
         current = found.name if number == len(steps) - 1 else f"{label}_output"
         nodes.append(helper.make_node(operator, inputs, [current], name=label, **attributes))
     return nodes, constants
+
+
+def embedded_part(model: onnx.ModelProto, found: ImageInput) -> onnx.ModelProto:
+    """Return the normalization that `embed_normalization` put into *model*, alone.
+
+    Args:
+        model: What it returned.
+        found: The input that the graph had before; it is the output here.
+    """
+    nodes = [node for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)]
+    used = {name for node in nodes for name in node.input}
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(found.dtype))
+    graph = helper.make_graph(
+        nodes,
+        "normalization",
+        [value for value in model.graph.input if value.name in used],
+        [helper.make_tensor_value_info(found.name, kind, None)],
+        [initializer for initializer in model.graph.initializer if initializer.name in used],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def with_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -235,10 +261,16 @@ def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return found
 
 
-def output_operator(model: onnx.ModelProto, through: Sequence[str]) -> str:
-    """Return the operator that makes the first output, looking back *through* operators that only reshape it."""
-    producers = {output: node for node in model.graph.node for output in node.output}
-    node = producers.get(model.graph.output[0].name)
+def output_operator(model: onnx.ModelProto, through: Sequence[str], output: str | None = None) -> str:
+    """Return the operator that makes *output*, looking back *through* operators that only reshape it.
+
+    Args:
+        model: A graph.
+        through: Operators to look through.
+        output: Of the graph; the first if ``None``.
+    """
+    producers = {made: node for node in model.graph.node for made in node.output}
+    node = producers.get(output or model.graph.output[0].name)
     while node is not None and node.op_type in through and node.input[0] in producers:
         node = producers[node.input[0]]
     return node.op_type if node is not None else ""

@@ -70,12 +70,55 @@ def test_input_that_is_called_images_already_keeps_its_name_inside(conv_graph: G
 
 
 def test_graph_that_takes_no_float_pictures_is_not_embedded(conv_graph: GraphMaker) -> None:
-    with pytest.raises(ExportError, match=r"inputs are x \['N', 1, 8, 8\]; expected one float32 input .* 3 channels"):
+    with pytest.raises(ExportError, match=r"inputs are x \['N', 1, 8, 8\]; expected .* 3 channels, float32 or float16"):
         graph.embed_normalization(conv_graph(channels=1), Preprocess(**IMAGENET))
     int32 = conv_graph()
     int32.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
     with pytest.raises(ExportError, match="cannot be embedded"):
         graph.embed_normalization(int32, Preprocess(**IMAGENET))
+
+
+def with_size_of_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give *model* the other input of RT-DETR: it comes out again."""
+    sizes = helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, ["N", 2])
+    model.graph.input.insert(0, sizes)
+    model.graph.output.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, ["N", 2]))
+    model.graph.node.append(helper.make_node("Identity", ["orig_target_sizes"], ["sizes"]))
+    return model
+
+
+def test_inputs_that_the_runtime_fills_in_stay_beside_the_picture(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    source = with_size_of_pictures(conv_graph())
+    found = graph.find_image_input(source)
+    assert found is not None
+    assert found.name == "x"
+    embedded = session(graph.embed_normalization(source, Preprocess(**IMAGENET)), tmp_path / "m.onnx")
+    assert [tensor.name for tensor in embedded.inputs] == ["orig_target_sizes", "images"]
+    assert embedded.image.name == "images"
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    assert embedded.run(pixels)[1].tolist() == [[8, 8], [8, 8]]
+
+
+def test_another_input_beside_the_picture_is_not_overlooked(conv_graph: GraphMaker) -> None:
+    model = with_size_of_pictures(conv_graph())
+    model.graph.input[0].name = "state"
+    assert graph.find_image_input(model) is None
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("color", ["RGB", "BGR"])
+def test_half_precision_pictures_are_normalized_in_single_precision(layout: str, color: str, tmp_path: Path) -> None:
+    shape: list[int | str] = ["N", 3, 4, 5] if layout == "NCHW" else ["N", 4, 5, 3]
+    preprocess = Preprocess(color=color, **IMAGENET)
+    embedded = graph.embed_normalization(_identity(shape, TensorProto.FLOAT16), preprocess)
+    onnx.checker.check_model(embedded, full_check=True)
+    pixels = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    found = session(embedded, tmp_path / "m.onnx").run(pixels)[0]
+    expected = normalize(pixels[..., ::-1] if color == "BGR" else pixels, preprocess)
+    expected = expected if layout == "NHWC" else expected.transpose(0, 3, 1, 2)
+    assert found.dtype == np.float16
+    steps = np.abs(found.astype(np.float32) - expected) / np.spacing(np.abs(expected).astype(np.float16))
+    assert steps.max() <= 0.501  # the nearest number of half precision: nothing was rounded before
 
 
 @pytest.mark.parametrize(
@@ -100,8 +143,8 @@ def test_ambiguous_shape_is_no_picture(shape: list[int | str]) -> None:
     assert graph.find_image_input(_identity(shape)) is None
 
 
-def _identity(shape: list[int | str]) -> onnx.ModelProto:
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+def _identity(shape: list[int | str], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    value = [helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
     made = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
