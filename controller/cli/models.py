@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from runtime.manifest import Manifest, RejectedVariant, Variant
+from runtime.manifest import Manifest, RejectedVariant, Task, Variant
 from runtime.terminal import emit, json_option, table
 
 if TYPE_CHECKING:
     from runtime.store import ModelStore
 
 __all__ = ["model", "train"]
+
+THRESHOLDED = ("detection", "segmentation", "pose")
+SUPPRESSING = ("yolov8", "yolov5", "yolox", "ssd", "yolov8-seg", "yolov5-seg", "yolov8-pose")
+"""Heads whose boxes go through non-maximum suppression."""
 
 
 @click.command()
@@ -68,10 +73,16 @@ store_option = click.option("--store", metavar="URI", help="Artifact store.  [de
 @model.command(name="import")
 @click.argument("source")
 @click.option("--name", required=True, help="Of the model: lowercase letters, digits, '-' and '_'.")
-@click.option("--task", required=True, help="What the model does: classification.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line.")
+@click.option("--task", metavar="TASK", help=f"{', '.join(get_args(Task))}.  [default: as the source says]")
+@click.option("--head", metavar="KIND", help="In which way it answers: yolov8, detr, ...  [default: recognized]")
+@click.option("--labels", type=click.Path(path_type=Path), help="Class names: one a line, numbered lines, or JSON.")
+@click.option("--keypoints", type=click.Path(path_type=Path), help="Names of a body's keypoints, like --labels.")
 @click.option("--preprocess", metavar="PRESET|FILE", help="How pictures are prepared: imagenet, raw255, ... or JSON.")
-@click.option("--activation", metavar="softmax|sigmoid|none", help="Of the output.  [default: found out]")
+@click.option("--activation", metavar="softmax|sigmoid|none", help="Of the scores.  [default: found out]")
+@click.option("--score-threshold", type=float, help="Least score of an answer, 0 to 1.  [default: 0.25]")
+@click.option("--iou-threshold", type=float, help="Overlap that suppresses a box, 0 to 1.  [default: 0.45]")
+@click.option("--multi-label", is_flag=True, help="Every class at or above the threshold is an answer.")
+@click.option("--custom-ops", type=click.Path(path_type=Path), help="Library of operators of its own; it is run.")
 @click.option("--calibration", metavar="URI", help="Images to calibrate int8 with.")
 @click.option("--evaluation", metavar="URI", help="Labelled images to measure accuracy on.")
 @click.option("--image-column", help="Of Parquet.  [default: found out]")
@@ -81,7 +92,11 @@ store_option = click.option("--store", metavar="URI", help="Artifact store.  [de
 @store_option
 @json_option
 def import_command(*, as_json: bool, store: str | None, precision: str | None, **options: Any) -> None:
-    """Bring SOURCE (a training run or an .onnx file) through the gate, and publish it."""
+    """Bring SOURCE (a training run or an .onnx file) through the gate, and publish it.
+
+    How the model answers is recognized from its outputs, from a run, and from what the file says of itself;
+    the notes say what was recognized. What is not certain is refused.
+    """
     from controller.lifecycle.pipeline import ImportRequest, import_model
     from runtime.store import ModelStore
 
@@ -89,7 +104,7 @@ def import_command(*, as_json: bool, store: str | None, precision: str | None, *
     report = import_model(ImportRequest(precisions=precisions, **options), ModelStore.open(store))
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
-    result = {**_describe(report.manifest), "notes": list(report.notes)}
+    result = {**_describe(report.manifest, report.manifest.digest), "notes": list(report.notes)}
     emit(result, as_json=as_json, text=lambda: f"published {report.manifest.reference}\n{_figures(report.manifest)}")
 
 
@@ -102,13 +117,15 @@ def list_command(*, as_json: bool, store: str | None) -> None:
 
     opened = ModelStore.open(store)
     published = {name: versions for name in opened.names() if (versions := opened.versions(name))}
-    manifests = [opened.manifest(name, versions[-1]) for name, versions in published.items()]
+    stored = [opened.manifest_bytes(name, versions[-1]) for name, versions in published.items()]
+    manifests = [Manifest.parse(data) for data in stored]
     rows = [
         (m.name, m.version, m.task, len(m.labels), ", ".join(v.id for v in m.variants), m.provenance.created)
         for m in manifests
     ]
     value = [
-        {**_describe(m), "versions": published[m.name], "created": m.provenance.created.isoformat()} for m in manifests
+        {**_describe(m, _digest(data)), "versions": published[m.name], "created": m.provenance.created.isoformat()}
+        for m, data in zip(manifests, stored, strict=True)
     ]
     headers = ("name", "version", "task", "classes", "variants", "created")
     emit(value, as_json=as_json, text=lambda: table(headers, rows) if rows else f"no models in {opened.uri}")
@@ -120,8 +137,8 @@ def list_command(*, as_json: bool, store: str | None) -> None:
 @json_option
 def show(*, reference: str, as_json: bool, store: str | None) -> None:
     """Show what is known of a model: its manifest with --json, a summary otherwise."""
-    _, manifest = _published(reference, store)
-    emit(manifest.model_dump(mode="json", by_alias=True), as_json=as_json, text=lambda: _summary(manifest))
+    _, manifest, digest = _published(reference, store)
+    emit(manifest.model_dump(mode="json", by_alias=True), as_json=as_json, text=lambda: _summary(manifest, digest))
 
 
 @model.command()
@@ -132,7 +149,7 @@ def show(*, reference: str, as_json: bool, store: str | None) -> None:
 @json_option
 def pull(*, reference: str, directory: Path, variants: tuple[str, ...], as_json: bool, store: str | None) -> None:
     """Copy a model into a new DIRECTORY, every file verified."""
-    opened, manifest = _published(reference, store)
+    opened, manifest, _ = _published(reference, store)
     artifact = opened.pull(manifest.name, manifest.version, directory, variants=variants or None)
     result = {"model": manifest.reference, "directory": str(artifact.root), "digest": artifact.digest}
     emit(result, as_json=as_json, text=f"{manifest.reference} is in {artifact.root} (manifest {artifact.digest})")
@@ -153,7 +170,7 @@ def validate(*, reference: str, as_json: bool, store: str | None) -> None:
     artifact.verify()
     proofs = []
     for variant in artifact.manifest.variants:
-        check_graph(artifact.root / variant.file)
+        check_graph(artifact.root / variant.file, artifact.manifest.custom_ops)
         proofs.append(prove_isolated(artifact.root, variant.id, "CPUExecutionProvider"))
     if failed := [proof for proof in proofs if not proof.passed]:
         reasons = "; ".join(f"{proof.variant}: {proof.reason}" for proof in failed)
@@ -167,23 +184,30 @@ def validate(*, reference: str, as_json: bool, store: str | None) -> None:
     emit(result, as_json=as_json, text="\n".join([f"{artifact.manifest.reference} is valid", *lines]))
 
 
-def _published(reference: str, store: str | None) -> tuple[ModelStore, Manifest]:
-    """Return the store, and the manifest that *reference* means in it."""
+def _published(reference: str, store: str | None) -> tuple[ModelStore, Manifest, str]:
+    """Return the store, the manifest that *reference* means in it, and that manifest's digest."""
     from runtime.store import ModelStore, parse_reference
 
     opened = ModelStore.open(store)
     name, version = parse_reference(reference)
-    return opened, opened.manifest(name, version if version is not None else opened.latest(name))
+    data = opened.manifest_bytes(name, version if version is not None else opened.latest(name))
+    return opened, Manifest.parse(data), _digest(data)
 
 
-def _describe(manifest: Manifest) -> dict[str, Any]:
+def _digest(stored: bytes) -> str:
+    """Return the identity of a published manifest: of its bytes as they are, which another version may have written."""
+    return hashlib.sha256(stored).hexdigest()
+
+
+def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
     """Return what matters most of *manifest*, as JSON values."""
     return {
         "model": manifest.reference,
         "name": manifest.name,
         "version": manifest.version,
         "task": manifest.task,
-        "digest": manifest.digest,
+        "head": manifest.postprocess.kind,
+        "digest": digest,
         "classes": len(manifest.labels),
         "variants": {v.id: {"size": v.size, "metrics": v.metrics} for v in manifest.variants},
         "rejected": {v.id: {"reason": v.reason, "metrics": v.metrics} for v in manifest.rejected},
@@ -204,15 +228,30 @@ def _figures(manifest: Manifest) -> str:
     return table(("variant", "size", "top-1", "as fp32", "ms, 1 thread", ""), rows)
 
 
-def _summary(manifest: Manifest) -> str:
+def _answers(manifest: Manifest) -> dict[str, str]:
+    """Return how a model answers, and the settings that matter to its head."""
+    postprocess = manifest.postprocess
+    bound = ", ".join(f"{role} from {output!r}" for role, output in postprocess.outputs.items())
+    facts = {"head": f"{postprocess.kind}{f' ({bound})' if bound else ''}, activation {postprocess.activation}"}
+    if manifest.task in THRESHOLDED or postprocess.multi_label:
+        suppresses = postprocess.kind in SUPPRESSING
+        iou = f", boxes that overlap by {postprocess.iou_threshold:g} suppressed" if suppresses else ""
+        facts["answers"] = f"with a score of {postprocess.score_threshold:g} or more{iou}"
+    if postprocess.keypoints:
+        facts["keypoints"] = f"{len(postprocess.keypoints)}: {', '.join(postprocess.keypoints)}"
+    return facts
+
+
+def _summary(manifest: Manifest, digest: str) -> str:
     provenance, requires = manifest.provenance, manifest.requires
     facts = {
-        "model": f"{manifest.reference} ({manifest.task}, manifest {manifest.digest})",
+        "model": f"{manifest.reference} ({manifest.task}, manifest {digest})",
+        **_answers(manifest),
         "classes": f"{len(manifest.labels)}: {', '.join([*manifest.labels[:8], *['...'][: len(manifest.labels) > 8]])}",
         "input": ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in manifest.variants[0].inputs),
         "made by": f"{provenance.framework}, {provenance.created:%Y-%m-%d %H:%M} UTC",
         "dataset": provenance.dataset or "unknown",
         "needs": f"ONNX Runtime {requires.ort}, {requires.memory_mb} MB of memory, {requires.disk_mb} MB of disk",
     }
-    lines = [f"{what:8} {fact}" for what, fact in facts.items()]
+    lines = [f"{what:9} {fact}" for what, fact in facts.items()]
     return "\n".join([*lines, "", _figures(manifest)])

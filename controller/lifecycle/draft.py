@@ -16,10 +16,16 @@ from typing import Any
 import numpy.typing as npt
 
 from controller.lifecycle.calibrate import spread_images
-from controller.lifecycle.card import Activation
 from controller.lifecycle.evaluate import evaluate, measure_latency, why_rejected
 from controller.lifecycle.footprint import peak_memory_mb
-from controller.lifecycle.golden import fp32_tolerance, golden_input, int8_tolerance, synthetic_pictures, write_golden
+from controller.lifecycle.golden import (
+    float_tolerance,
+    golden_input,
+    int8_tolerance,
+    pictures_within_limit,
+    synthetic_pictures,
+    write_golden,
+)
 from controller.lifecycle.variants import FP32, Built, variant_of
 from runtime.artifact import Artifact
 from runtime.datasets import Dataset
@@ -31,20 +37,38 @@ from runtime.manifest import (
     Provenance,
     RejectedVariant,
     Requires,
+    Task,
     Variant,
 )
 from runtime.session import Session
 
-__all__ = ["Draft"]
+__all__ = ["Card", "Draft"]
 
-TOP_K = 5
 GOLDEN_PICTURES = 8  # looked at most; a graph of a larger fixed batch repeats them
 
 Outputs = Mapping[str, npt.NDArray[Any]]
 
 
-def _run(path: Path, batch: npt.NDArray[Any]) -> Outputs:
-    session = Session(path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What the manifest says of a model beside its files.
+
+    Attributes:
+        name: Of the model.
+        task: What it does.
+        labels: Names of its classes.
+        postprocess: Its head.
+        provenance: Where it came from.
+    """
+
+    name: str
+    task: Task
+    labels: tuple[str, ...]
+    postprocess: Postprocess
+    provenance: Provenance
+
+
+def _run(session: Session, batch: npt.NDArray[Any]) -> Outputs:
     return {tensor.name: output for tensor, output in zip(session.outputs, session.run(batch), strict=True)}
 
 
@@ -56,13 +80,15 @@ class Draft:
         directory: Holds the files.
         fp32: The variant that all others are judged by.
         paths: ONNX file by precision, fp32 first.
+        sessions: On them, on the CPU EP.
         batch: The golden input.
-        outputs: What each variant gives for it here on the CPU EP, by precision.
+        outputs: What each variant gives for it, by precision.
     """
 
     directory: Path
     fp32: Built
     paths: Mapping[str, Path]
+    sessions: Mapping[str, Session]
     batch: npt.NDArray[Any]
     outputs: Mapping[str, Outputs]
 
@@ -70,35 +96,41 @@ class Draft:
     def of(cls, directory: Path, fp32: Built, others: Mapping[str, Path], pictures: Dataset | None) -> Draft:
         """Run all variants on a golden input made from *pictures*, or from synthetic ones if there are none."""
         paths = {FP32: fp32.path, **others}
+        sessions = {p: Session(path, custom_ops=fp32.custom_ops) for p, path in others.items()}
+        sessions = {FP32: fp32.session, **sessions}
         chosen = synthetic_pictures(GOLDEN_PICTURES) if pictures is None else spread_images(pictures, GOLDEN_PICTURES)
         batch = golden_input(fp32.session.image, fp32.preprocessor, chosen)
-        outputs = {precision: _run(path, batch) for precision, path in paths.items()}
-        return cls(directory=directory, fp32=fp32, paths=paths, batch=batch, outputs=outputs)
+        if not fp32.has_fixed_batch:
+            batch = batch[: pictures_within_limit(_run(fp32.session, batch), len(batch))]
+        outputs = {precision: _run(session, batch) for precision, session in sessions.items()}
+        return cls(directory=directory, fp32=fp32, paths=paths, sessions=sessions, batch=batch, outputs=outputs)
 
-    def manifest(self, name: str, labels: tuple[str, ...], activation: Activation, provenance: Provenance) -> Manifest:
+    def manifest(self, card: Card) -> Manifest:
         """Write the golden file and return the manifest of all variants, latency measured, accuracy not yet."""
-        fixed = isinstance(self.fp32.session.image.shape[0], int)
-        latency = measure_latency(self.paths, self.batch if fixed else self.batch[:1])
+        one = self.batch if self.fp32.has_fixed_batch else self.batch[:1]
+        latency = measure_latency(self.paths, one, self.fp32.custom_ops)
         return Manifest(
-            name=name,
+            name=card.name,
             version=1,  # the publisher gives the real one
-            task="classification",
-            labels=labels,
+            task=card.task,
+            labels=card.labels,
             preprocess=self.fp32.preprocess,
-            postprocess=Postprocess(kind="classification", activation=activation, top_k=min(TOP_K, len(labels))),
+            postprocess=card.postprocess,
             variants=tuple(self._variant(precision, latency[precision]) for precision in self.paths),
             golden=self._golden(self.paths),
-            provenance=provenance,
+            custom_ops=self.fp32.custom_ops,
+            provenance=card.provenance,
         )
 
     def _variant(self, precision: str, latency: float) -> Variant:
         metrics = {"latency_ms": round(latency, 4)}
+        session = self.sessions[precision]
         if precision == FP32:
             metrics["parity_max_abs"] = self.fp32.parity
-            tolerance = fp32_tolerance(self.outputs[FP32])
+            tolerance = float_tolerance((*session.inputs, *session.outputs))
         else:
             tolerance = int8_tolerance(self.outputs[precision], self.outputs[FP32])
-        return variant_of(self.paths[precision], precision, tolerance, metrics)
+        return variant_of(self.paths[precision], session, precision, tolerance, metrics)
 
     def _golden(self, precisions: Iterable[str]) -> Golden:
         path = write_golden(

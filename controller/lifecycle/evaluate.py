@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from controller.lifecycle.labelled import describe_skipped, usable_rows
 from runtime.artifact import Artifact
 from runtime.datasets import Dataset
 from runtime.errors import DatasetError
+from runtime.manifest import CustomOps
 from runtime.predictor import Predictor
 from runtime.session import Session, SessionOptions
 from runtime.tasks import Classification
@@ -88,15 +89,18 @@ def _batches(dataset: Dataset, skipped: Counter[str]) -> Iterator[tuple[list[npt
         yield [image for image, _ in chunk], [label for _, label in chunk]
 
 
-def measure_latency(paths: Mapping[str, Path], batch: npt.NDArray[Any]) -> dict[str, float]:
+def measure_latency(
+    paths: Mapping[str, Path], batch: npt.NDArray[Any], custom_ops: Sequence[CustomOps] = ()
+) -> dict[str, float]:
     """Return the median milliseconds of one run of each graph, by its key in *paths*.
 
     Args:
         paths: ONNX files that take the same input.
         batch: The input: one image, or the fixed batch.
+        custom_ops: Libraries of operators that they need.
     """
     one_thread = SessionOptions(intra_op_threads=1)
-    sessions = {name: Session(path, options=one_thread) for name, path in paths.items()}
+    sessions = {name: Session(path, options=one_thread, custom_ops=custom_ops) for name, path in paths.items()}
     times: dict[str, list[float]] = {name: [] for name in paths}
     until = time.perf_counter() + LATENCY_BUDGET
     for number in range(WARM_UPS + ROUNDS):

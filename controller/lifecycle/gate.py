@@ -4,8 +4,8 @@ Checks, in this order (`check_graph`, then `check_behaviour`):
     * the full ONNX checker, and strict shape inference;
     * opset and IR that published models may have;
     * ONNX Runtime loads it, and its declared inputs and outputs are the real ones;
-    * batches of 1 and 3 run (the fixed batch, if it has one) and give finite numbers, one row an image;
-    * those agree with the source within `PARITY_LIMIT`.
+    * batches of 1 and 3 run (the fixed batch, if it has one) and give finite numbers;
+    * those agree with the source, as `controller.lifecycle.parity` says.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 
 from controller.errors import ExportError
 from controller.lifecycle.graph import MAX_IR, MAX_OPSET, load_graph, opset_of, real_inputs
+from controller.lifecycle.parity import output_difference
 from runtime.errors import ModelError
-from runtime.manifest import Tensor
+from runtime.manifest import CustomOps, Tensor
 from runtime.session import Session
 
-__all__ = ["BATCHES", "PARITY_LIMIT", "Reference", "check_behaviour", "check_graph", "gate_batches"]
+__all__ = ["BATCHES", "Reference", "check_behaviour", "check_graph", "gate_batches"]
 
 BATCHES = (1, 3)  # neither is the batch that the model was exported with
-PARITY_LIMIT = 1e-4  # max abs difference from the source
 
 Array = npt.NDArray[Any]
 Reference = Callable[[Array], Sequence[Array]]
 """The source model: what it gives for a batch of what the graph takes."""
 
 
-def check_graph(path: Path) -> Session:
+def check_graph(path: Path, custom_ops: Sequence[CustomOps] = ()) -> Session:
     """Check the graph in *path* without running it, and return a session on it.
+
+    Args:
+        path: Of the file.
+        custom_ops: Libraries of operators that it needs.
 
     Raises:
         ExportError: A check failed; the text says which one and what was found.
@@ -52,7 +55,7 @@ def check_graph(path: Path) -> Session:
             f"{MAX_OPSET} and IR {MAX_IR}, so that older ONNX Runtimes load it"
         )
     try:
-        session = Session(path)
+        session = Session(path, custom_ops=custom_ops)
     except ModelError as error:
         raise ExportError(f"ONNX Runtime does not load {path.name}: {error}") from None
     _compare_names(path.name, "inputs", [value.name for value in real_inputs(model)], session.inputs)
@@ -81,10 +84,10 @@ def check_behaviour(session: Session, batches: Sequence[Array], reference: Refer
         reference: The source.
 
     Returns:
-        The largest absolute difference.
+        The largest absolute difference of a floating point output.
 
     Raises:
-        ExportError: It does not run, gives NaN or infinity, or differs by `PARITY_LIMIT` or more.
+        ExportError: It does not run, gives NaN or infinity, or differs too much.
     """
     worst = 0.0
     for batch in batches:
@@ -94,21 +97,5 @@ def check_behaviour(session: Session, batches: Sequence[Array], reference: Refer
             raise ExportError(f"the graph does not run a batch of {len(batch)}: {error}") from None
         expected = reference(batch)
         for tensor, ours, theirs in zip(session.outputs, found, expected, strict=True):
-            worst = max(worst, _difference(tensor.name, len(batch), ours, theirs))
+            worst = max(worst, output_difference(tensor.name, len(batch), ours, theirs))
     return worst
-
-
-def _difference(name: str, count: int, ours: Array, theirs: Array) -> float:
-    if ours.shape != theirs.shape:
-        raise ExportError(
-            f"output {name!r} has shape {ours.shape} for a batch of {count}; the source gives {theirs.shape}"
-        )
-    if not np.isfinite(ours).all():
-        raise ExportError(f"output {name!r} holds NaN or infinity for a batch of {count}")
-    difference = float(np.max(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
-    if not difference < PARITY_LIMIT:
-        raise ExportError(
-            f"output {name!r} differs from the source by {difference:.3g} for a batch of {count}; "
-            f"less than {PARITY_LIMIT:g} is expected (outputs go up to {float(np.abs(theirs).max()):.3g})"
-        )
-    return difference

@@ -4,12 +4,15 @@ Rules:
     * A device proves by it that it runs a variant right (`runtime.proving`); `write_golden` and that
       module agree on the arrays' names.
     * The inputs are real pictures where there are some, otherwise synthetic ones from a fixed seed.
-    * A variant's tolerance is what an honest execution provider may differ by:
-      fp32 - `FP32_SHARE` of the largest output: other kernels sum in another order, some at TF32
-      precision (10 bits of mantissa, 1e-3).
-      int8 - `INT8_FACTOR` times what quantization itself changed, and at least `INT8_SHARE` of the
-      largest output: a CPU without VNNI rounds and saturates elsewhere, so a neighbouring grid point
-      is honest, an answer much further from fp32 than here is not.
+    * Few enough pictures that the outputs stay below `MOST_BYTES`: every device downloads them.
+    * A variant's tolerance is what an honest execution provider may differ by, as a share of what each output
+      ranges over (`runtime.comparison` says how it is applied):
+      fp32 - `FP32_SHARE`: other kernels sum in another order, some at TF32 precision (10 bits of
+      mantissa, 1e-3).
+      fp16 - `FP16_SHARE`: the same 10 bits, and every intermediate result rounded to them.
+      int8 - `INT8_FACTOR` times what quantization itself changed, and at least `INT8_SHARE`: a CPU without
+      VNNI rounds and saturates elsewhere, so a neighbouring grid point is honest, an answer much further
+      from fp32 than here is not.
 """
 
 from __future__ import annotations
@@ -25,12 +28,22 @@ from runtime.manifest import Tensor
 from runtime.preprocess import Preprocessor
 from runtime.proving import output_key
 
-__all__ = ["GOLDEN_FILE", "fp32_tolerance", "golden_input", "int8_tolerance", "synthetic_pictures", "write_golden"]
+__all__ = [
+    "GOLDEN_FILE",
+    "float_tolerance",
+    "golden_input",
+    "int8_tolerance",
+    "pictures_within_limit",
+    "synthetic_pictures",
+    "write_golden",
+]
 
 GOLDEN_FILE = "golden.npz"
 PICTURES = 3
 SYNTHETIC_SIZE = 256  # pixels, height and width
+MOST_BYTES = 16_000_000  # of the outputs of one variant, uncompressed
 FP32_SHARE = 1e-3
+FP16_SHARE = 1e-2
 INT8_FACTOR = 2.0
 INT8_SHARE = 0.02
 
@@ -65,19 +78,27 @@ def golden_input(tensor: Tensor, preprocessor: Preprocessor, pictures: Iterable[
     return np.stack([ready[number % len(ready)] for number in range(count)])
 
 
-def fp32_tolerance(outputs: Outputs) -> float:
-    """Return the tolerance of an fp32 variant that gave *outputs*."""
-    return FP32_SHARE * max(1.0, _largest(outputs))
+def pictures_within_limit(outputs: Outputs, pictures: int) -> int:
+    """Return how many of the *pictures* that gave *outputs* the golden file may have, one at least."""
+    total = sum(output.nbytes for output in outputs.values())
+    return max(1, min(pictures, MOST_BYTES * pictures // max(1, total)))
+
+
+def float_tolerance(tensors: Iterable[Tensor]) -> float:
+    """Return the tolerance of a variant of floating point numbers whose inputs and outputs are *tensors*."""
+    return FP16_SHARE if any(tensor.dtype == "float16" for tensor in tensors) else FP32_SHARE
 
 
 def int8_tolerance(outputs: Outputs, fp32_outputs: Outputs) -> float:
     """Return the tolerance of an INT8 variant that gave *outputs* where fp32 gave *fp32_outputs*."""
-    changed = max(float(np.abs(outputs[name] - fp32_outputs[name]).max()) for name in outputs)
-    return max(INT8_FACTOR * changed, INT8_SHARE * _largest(outputs), FP32_SHARE)
+    floats = [name for name, output in outputs.items() if np.issubdtype(output.dtype, np.floating)]
+    changed = max((_relative_change(outputs[name], fp32_outputs[name]) for name in floats), default=0.0)
+    return max(INT8_FACTOR * changed, INT8_SHARE)
 
 
-def _largest(outputs: Outputs) -> float:
-    return max(float(np.abs(output).max()) for output in outputs.values())
+def _relative_change(found: Array, expected: Array) -> float:
+    difference = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
+    return difference / max(1.0, float(np.max(np.abs(found.astype(np.float64)), initial=0.0)))
 
 
 def write_golden(directory: Path, batch: Array, outputs: Mapping[str, Outputs]) -> Path:

@@ -1,8 +1,8 @@
 """Importers: a table from what a source looks like to the module that reads it.
 
 Rules:
-    * An importer's module has ``load(path) -> ImportedModel``; it is imported only when its turn has
-      come, since a framework can take many seconds to load.
+    * An importer's module has ``load(path, custom_ops) -> ImportedModel``; it is imported only when its turn
+      has come, since a framework can take many seconds to load.
     * The first row whose test says yes decides.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from controller.lifecycle.importers.base import ImportedModel
 from runtime.errors import UsageError
+from runtime.manifest import CustomOps
 
 __all__ = ["IMPORTERS", "ImportedModel", "Importer", "load_source"]
 
@@ -34,8 +35,12 @@ IMPORTERS: Sequence[Importer] = (
 )
 
 
-def load_source(source: str) -> ImportedModel:
+def load_source(source: str, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
     """Load the model that *source* names.
+
+    Args:
+        source: A path.
+        custom_ops: Libraries of operators that it uses.
 
     Raises:
         UsageError: There is nothing, or nothing that an importer knows.
@@ -46,6 +51,6 @@ def load_source(source: str) -> ImportedModel:
         raise UsageError(f"model source {source!r} does not exist")
     for importer in IMPORTERS:
         if importer.recognizes(path):
-            model: ImportedModel = importlib.import_module(importer.module).load(path)
+            model: ImportedModel = importlib.import_module(importer.module).load(path, custom_ops)
             return model
     raise UsageError(f"model source {source!r} is none of: {', '.join(importer.what for importer in IMPORTERS)}")

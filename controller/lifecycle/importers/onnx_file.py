@@ -2,33 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
 
 from controller.errors import ExportError
+from controller.lifecycle.admission import (
+    check_inputs,
+    check_operators,
+    describe_value,
+    numeric_outputs,
+    with_three_channels,
+)
+from controller.lifecycle.gate import Reference
 from controller.lifecycle.graph import at_most_published_versions, load_graph
 from controller.lifecycle.importers.base import ImportedModel
 from runtime.errors import ModelError
 from runtime.files import hash_file
+from runtime.manifest import CustomOps
 from runtime.session import Session
 
 __all__ = ["load"]
 
 
-def load(path: Path) -> ImportedModel:
+def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
     """Load the ONNX file at *path*.
 
+    Args:
+        path: Of the file.
+        custom_ops: Libraries that bring operators of its own.
+
     Raises:
+        UsageError: It takes something else than pictures, or needs operators that nobody brings.
         ExportError: It is no ONNX model, ONNX Runtime does not load it, or its versions cannot be brought down.
     """
     original = load_graph(path)
+    check_inputs(original, str(path))
+    if not custom_ops:
+        check_operators(original, str(path))
     try:
-        session = Session(path)
+        session = Session(path, custom_ops=custom_ops)
     except ModelError as error:
         raise ExportError(str(error)) from None
+    graph, reference = _numeric(path, with_three_channels(at_most_published_versions(original)), session.run)
     producer = f"{original.producer_name} {original.producer_version}".strip()
     return ImportedModel(
-        graph=at_most_published_versions(original),
-        reference=session.run,
+        graph=graph,
+        reference=reference,
         framework=producer or "onnx",
         source_sha256=hash_file(path),
+        metadata={entry.key: entry.value for entry in original.metadata_props},
+        custom_ops=tuple(custom_ops),
     )
+
+
+def _numeric(path: Path, graph: onnx.ModelProto, reference: Reference) -> tuple[onnx.ModelProto, Reference]:
+    """Return *graph* and *reference* with those outputs only that hold numbers."""
+    kept = numeric_outputs(graph)
+    if not kept:
+        found = ", ".join(describe_value(value) for value in graph.graph.output) or "nothing"
+        raise ExportError(f"{path} gives no tensor of numbers: its outputs are {found}")
+    if len(kept) == len(graph.graph.output):
+        return graph, reference
+    outputs = [graph.graph.output[index] for index in kept]
+    graph.graph.ClearField("output")
+    graph.graph.output.extend(outputs)
+
+    def numbers(batch: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        given = reference(batch)
+        return [given[index] for index in kept]
+
+    return graph, numbers

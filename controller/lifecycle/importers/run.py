@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,26 @@ from controller.lifecycle.importers.base import ImportedModel
 from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.run import load_run
 from runtime.datasets import Dataset
-from runtime.errors import DatasetError
+from runtime.errors import DatasetError, UsageError
+from runtime.manifest import CustomOps
 
 __all__ = ["load"]
 
 
-def load(path: Path) -> ImportedModel:
+def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
     """Load and export the run in directory *path*.
 
+    Args:
+        path: Of the run.
+        custom_ops: None: torch's operators are ONNX's own.
+
     Raises:
+        UsageError: There are *custom_ops*.
         TrainingError: There is no finished run, or its files are damaged.
         ExportError: torch cannot export the model.
     """
+    if custom_ops:
+        raise UsageError(f"{path} is a training run, which needs no operators of its own; leave --custom-ops out")
     trained = load_run(path)
     model, record = trained.model, trained.record
 
@@ -39,6 +48,7 @@ def load(path: Path) -> ImportedModel:
         reference=reference,
         framework=record.framework,
         source_sha256=record.best_sha256 or "",
+        task="classification",
         labels=record.labels,
         preprocess=record.preprocess.model_copy(update={"embedded": False}),
         dataset=f"{record.train.uri} (fingerprint {record.train.fingerprint[:16]}, {record.train.rows} images)",

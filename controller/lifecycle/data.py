@@ -1,0 +1,110 @@
+"""Which images calibrate the variants of an import, and which judge them.
+
+Rules:
+    * What was asked for counts; otherwise the source's own data, if it knows them and they are still the same.
+    * Only classes can be judged: labelled boxes, masks and keypoints have no format here yet. The pictures of a
+      dataset serve all the same, for the golden file and to look at a model's answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.lifecycle.heldout import open_with_held_out
+from controller.lifecycle.importers import ImportedModel
+from controller.lifecycle.request import ImportRequest
+from controller.lifecycle.variants import FP32
+from runtime.datasets import Dataset, open_dataset
+from runtime.errors import DatasetError, UsageError
+from runtime.manifest import Task
+
+__all__ = ["ImportData", "find_data"]
+
+DEFAULT_PRECISIONS = (FP32, "int8")
+JUDGED: Task = "classification"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportData:
+    """The data of an import.
+
+    Attributes:
+        calibration: To quantize with, if there is some.
+        evaluation: Labelled, to measure accuracy on, if there is some and the task can be measured.
+        pictures: Real ones, for the golden file, if there are any.
+        precisions: To build beside fp32.
+        notes: What is not done, and why.
+    """
+
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    pictures: Dataset | None
+    precisions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def find_data(request: ImportRequest, imported: ImportedModel, task: Task) -> ImportData:
+    """Open the data that *request* names, or that *imported* knows.
+
+    Raises:
+        DatasetError: One cannot be read.
+        UsageError: A precision was asked for that nothing can judge.
+    """
+    notes: list[str] = []
+    calibration, evaluation = None, None
+    if not (request.calibration and request.evaluation):
+        calibration, evaluation = _own_data(imported, notes)
+    if request.evaluation:
+        evaluation = _open(request, request.evaluation)
+    if request.calibration and (evaluation is not None or task != JUDGED):
+        calibration = _open(request, request.calibration)
+    elif request.calibration:
+        calibration, evaluation = open_with_held_out(
+            request.calibration, image_column=request.image_column, label_column=request.label_column
+        )
+    pictures = calibration or evaluation
+    if task != JUDGED:
+        notes.append(f"accuracy was not measured: there is no format of labels for {task} yet")
+        calibration, evaluation = None, None
+    elif evaluation is None:
+        notes.append("accuracy was not measured: no --evaluation")
+    precisions = _precisions(request, task, calibration, evaluation, notes)
+    return ImportData(
+        calibration=calibration,
+        evaluation=evaluation,
+        pictures=pictures,
+        precisions=precisions,
+        notes=tuple(notes),
+    )
+
+
+def _open(request: ImportRequest, uri: str) -> Dataset:
+    return open_dataset(uri, image_column=request.image_column, label_column=request.label_column)
+
+
+def _own_data(imported: ImportedModel, notes: list[str]) -> tuple[Dataset, Dataset] | tuple[None, None]:
+    if imported.data is not None:
+        try:
+            return imported.data()
+        except DatasetError as error:
+            notes.append(f"the source's own data is not used: {error}")
+    return None, None
+
+
+def _precisions(
+    request: ImportRequest, task: Task, calibration: Dataset | None, evaluation: Dataset | None, notes: list[str]
+) -> tuple[str, ...]:
+    """Return the precisions to build beside fp32."""
+    wanted = request.precisions
+    if wanted is None:
+        wanted = DEFAULT_PRECISIONS if calibration is not None else (FP32,)
+        if calibration is None and task == JUDGED:
+            notes.append("no int8 variant was built: no --calibration")
+    if len(wanted) > 1 and task != JUDGED:
+        raise UsageError(
+            f"precision {', '.join(wanted)} must be judged on labelled images, and {task} has no format of labels yet; "
+            f"leave --precision out for {FP32} alone"
+        )
+    if len(wanted) > 1 and evaluation is None:
+        raise UsageError(f"precision {', '.join(wanted)} must be judged on labelled images: give --evaluation URI")
+    return tuple(dict.fromkeys(precision for precision in wanted if precision != FP32))

@@ -1,0 +1,117 @@
+"""How an import prepares pictures: as the source says, as a person says, or as its maker is known to do.
+
+Rules:
+    * A training run knows; nothing else may be said. What a person says counts for an ONNX file, then its
+      metadata. Otherwise the import is refused, and the text says what the model looks like.
+    * A graph of uint8 NHWC normalizes itself. One of floating point numbers gets the normalization put in
+      front of it; any other is fed by the predictor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controller.lifecycle.admission import describe_value
+from controller.lifecycle.golden import synthetic_pictures
+from controller.lifecycle.graph import ImageInput, find_image_input, real_inputs
+from controller.lifecycle.heads import Facts, recognize
+from controller.lifecycle.importers import ImportedModel
+from controller.lifecycle.presets import PRESETS, complete
+from controller.lifecycle.rehearsal import rehearse
+from controller.lifecycle.request import ImportRequest
+from controller.lifecycle.suggest import likely_presets, makers_preprocess, sized
+from controller.lifecycle.variants import can_embed
+from runtime.errors import UsageError, VedetteError
+from runtime.manifest import Preprocess, Task
+
+__all__ = ["decided_preprocess", "picture_input"]
+
+PROBE_SIZE = 640  # pixels, of a graph that takes any; only to see what it answers with
+
+
+def picture_input(imported: ImportedModel, source: str) -> ImageInput:
+    """Return the input of *imported* that takes pictures.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = find_image_input(imported.graph)
+    if found is None:
+        inputs = ", ".join(describe_value(value) for value in real_inputs(imported.graph)) or "none"
+        raise UsageError(
+            f"{source} does not take pictures: expected one input of four dimensions with 1 or 3 channels; its inputs "
+            f"are: {inputs}"
+        )
+    return found
+
+
+def decided_preprocess(
+    request: ImportRequest, imported: ImportedModel, preset: Preprocess | None, facts: Facts, task: Task
+) -> tuple[Preprocess, tuple[str, ...]]:
+    """Return the complete preprocessing of the model, and notes.
+
+    Args:
+        request: What was asked for.
+        imported: The source.
+        preset: What ``--preprocess`` means.
+        facts: What the source's metadata say.
+        task: What the model does.
+
+    Raises:
+        UsageError: Nothing says how pictures are prepared, or what says so does not fit the graph.
+    """
+    found = picture_input(imported, request.source)
+    if imported.preprocess is not None and preset is not None:
+        raise UsageError(f"{request.source} says itself how its pictures are prepared; leave --preprocess out")
+    notes = []
+    chosen = imported.preprocess or preset
+    if chosen is None or (chosen.resize is None and chosen.crop is None):
+        found, note = sized(found, facts, task)
+        notes += [note] if note else []
+    if chosen is None:
+        chosen = makers_preprocess(found, facts, task)
+        if chosen is None:
+            raise _unprepared(request, imported, found, facts, task)
+        notes.append(f"pictures are prepared as {facts.maker} does: {_described(chosen)}")
+    chosen, note = _embedding(chosen, found, request.source)
+    return complete(chosen, found), (*notes, *([note] if note else []))
+
+
+def _described(preprocess: Preprocess) -> str:
+    resize = preprocess.resize
+    how = f"{resize.mode} to {resize.size}, " if resize is not None else ""
+    return f"{how}{preprocess.color}, scale {preprocess.scale:.6g}"
+
+
+def _embedding(chosen: Preprocess, found: ImageInput, source: str) -> tuple[Preprocess, str | None]:
+    """Return *chosen* with what the graph itself says of its normalization, and a note."""
+    takes_pixels = found.dtype == "uint8" and found.layout == "NHWC"
+    if chosen.embedded and not takes_pixels:
+        raise UsageError(
+            f"the preprocessing of {source} says 'embedded', but input {found.name!r} is {found.dtype} {found.layout}; "
+            "a graph that normalizes itself takes uint8 NHWC"
+        )
+    if takes_pixels and not chosen.embedded:
+        note = "the graph takes uint8 pixels and normalizes itself: mean, std and scale are not applied"
+        return chosen.model_copy(update={"embedded": True}), note
+    if not takes_pixels and not can_embed(found, chosen):
+        return chosen, f"the normalization stays outside the graph: its input is {found.dtype}"
+    return chosen, None
+
+
+def _unprepared(
+    request: ImportRequest, imported: ImportedModel, found: ImageInput, facts: Facts, task: Task
+) -> UsageError:
+    """Return the refusal for want of ``--preprocess``, with what a trial run shows the model to be."""
+    needed = f"--preprocess is needed for {request.source}: a file, or one of {', '.join(PRESETS)}"
+    height = found.height if isinstance(found.height, int) else PROBE_SIZE
+    width = found.width if isinstance(found.width, int) else PROBE_SIZE
+    probe, _ = _embedding(PRESETS["unit"], found, request.source)
+    try:
+        preprocess = complete(probe, replace(found, height=height, width=width))
+        evidence = rehearse(imported, found, preprocess, synthetic_pictures(1), facts)
+        recognized = recognize(evidence, task, head=request.head)
+    except VedetteError:
+        return UsageError(needed)
+    likely = ", ".join(likely_presets(recognized.postprocess.kind))
+    return UsageError(f"{needed} ({recognized.said}{f'; likely: {likely}' if likely else ''})")

@@ -1,0 +1,77 @@
+"""One run of a source on a few pictures, before anything is built: what recognition looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from controller.errors import ExportError
+from controller.lifecycle.graph import ImageInput, output_operator
+from controller.lifecycle.heads import Evidence, Facts, Seen
+from controller.lifecycle.importers import ImportedModel
+from runtime.errors import ModelError
+from runtime.manifest import Preprocess, Tensor
+from runtime.preprocess import Preprocessor
+
+__all__ = ["rehearse", "source_tensor"]
+
+# What can stand between the last operator and an output without changing what the numbers mean.
+TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear", "Transpose")
+PICTURES = 2  # of a graph that takes any number: one alone would not show which dimension counts them
+
+
+def source_tensor(found: ImageInput) -> Tensor:
+    """Return the source's input of pictures as the manifest would say it."""
+    colours, size = (found.channels,), (found.height, found.width)
+    rest = (*colours, *size) if found.layout == "NCHW" else (*size, *colours)
+    return Tensor(name=found.name, dtype=found.dtype, shape=(found.batch, *rest))
+
+
+def rehearse(
+    imported: ImportedModel,
+    found: ImageInput,
+    preprocess: Preprocess,
+    pictures: Iterable[npt.NDArray[np.uint8]],
+    facts: Facts,
+) -> Evidence:
+    """Run *pictures* through the source.
+
+    Args:
+        imported: The source.
+        found: Its input of pictures.
+        preprocess: Complete: every picture ends with the same size.
+        pictures: The first of these are used; if there are too few, they are used again.
+        facts: What the source says of itself.
+
+    Raises:
+        ExportError: It does not run.
+        UsageError: There is no usable picture.
+    """
+    tensor = source_tensor(found)
+    preprocessor = Preprocessor(preprocess, tensor)
+    count = found.batch if isinstance(found.batch, int) else PICTURES
+    ready = [preprocessor(picture) for picture, _ in zip(pictures, range(count), strict=False)]
+    batch = np.stack([ready[index % len(ready)] for index in range(count)])
+    channels_first = found.layout == "NCHW" and not preprocess.embedded
+    height, width = batch.shape[2:4] if channels_first else batch.shape[1:3]
+    try:
+        outputs = imported.reference(batch)
+    except ModelError as error:
+        raise ExportError(f"the source does not run a batch of {count}: {error}") from None
+    names = [value.name for value in imported.graph.graph.output]
+    return Evidence(
+        batch=count,
+        height=height,
+        width=width,
+        outputs=tuple(_seen(imported, name, values) for name, values in zip(names, outputs, strict=True)),
+        facts=facts,
+        classes=len(facts.labels) if facts.labels is not None else None,
+        producer=imported.framework,
+    )
+
+
+def _seen(imported: ImportedModel, name: str, values: npt.NDArray[Any]) -> Seen:
+    return Seen(name=name, values=values, operator=output_operator(imported.graph, TRANSPARENT, name))
