@@ -68,7 +68,7 @@ def dense_rows(
         corner = cells[:, :2] - cells[:, 2:] / 2
         rows = np.concatenate([(rows[:, :2] - corner) / cells[:, 2:], np.log(rows[:, 2:] / cells[:, 2:])], axis=1)
     scores = generator.uniform(0.001, 0.02, (len(cells), classes))
-    scores[nearest, 1] = 0.9
+    scores[nearest, min(1, classes - 1)] = 0.9
     sure = generator.uniform(0.001, 0.02, (len(cells), 1))
     sure[nearest] = 0.95
     parts = [rows, *([sure] if objectness else []), scores, generator.normal(0, 1, (len(cells), rest))]

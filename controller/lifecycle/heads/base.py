@@ -43,7 +43,7 @@ WHY: Mapping[Certainty, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Seen:
     """One output of the graph in a run.
 

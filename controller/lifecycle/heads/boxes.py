@@ -5,7 +5,8 @@ What tells them apart:
       picture. The first DETR has a softmax over the classes and one more for "nothing", the last, which is then
       best nearly always; the later ones have sigmoids.
     * An SSD gives boxes (N, A, 4) and scores (N, A, C) for thousands of anchors.
-    * Finished rows have one label and one score a box: (N, M, 6), (M, 7), or boxes, scores and labels apart.
+    * Finished rows have one label and one score a box: (N, M, 6), (M, 7), or boxes, scores and labels apart; behind the
+      six there may be coefficients for the prototypes of masks, or keypoints.
       How many classes there are, nothing says but the names.
     * Outputs of the same shape are told apart by their names, then by their numbers.
 """
@@ -13,6 +14,7 @@ What tells them apart:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -23,11 +25,12 @@ from controller.lifecycle.heads.numbers import (
     are_whole,
     background_class,
     box_order,
-    boxes_a_cell,
 )
+from controller.lifecycle.heads.yolo import keypoint_names, keypoint_shapes, prototypes
 
 __all__ = ["RULES"]
 
+TABLE = 6  # columns of finished rows: x1 y1 x2 y2 score label
 MOST_QUERIES = 1000
 MOST_ROWS = 1000  # finished ones a picture
 NO_ROWS = "the run gave no boxes, so they are taken for x1, y1, x2, y2 in pixels; give --evaluation with real pictures"
@@ -126,17 +129,38 @@ def _boxes(evidence: Evidence) -> Fit | None:
 
 
 def _rows_of_six(evidence: Evidence) -> Fit | None:
-    """(N, M, 6): x1 y1 x2 y2 score label."""
+    return _table(evidence, 0)
+
+
+def _table(evidence: Evidence, rest: int, **outputs: str) -> Fit | None:
+    """Return the fit of rows (N, M, 6 + *rest*): x1 y1 x2 y2 score label, and what else a head has."""
     for seen in evidence.floats(3):
         _, count, columns = seen.shape
-        rows = seen.values.reshape(-1, columns)
-        if columns != 6 or count > MOST_ROWS or boxes_a_cell(count, evidence.height, evidence.width):
+        if columns != TABLE + rest or count > MOST_ROWS:
             continue
-        if not (are_probabilities(rows[:, 4]) and _labels_fit(rows[:, 5], evidence)):
-            continue
-        said = evidence.facts.end2end or evidence.facts.maker == "ultralytics"
-        certainty = Certainty.METADATA if said else Certainty.NUMBERS if len(rows) else Certainty.SHAPE
-        return _finished({"rows": seen.name}, rows[:, :4], str(seen), certainty, evidence)
+        rows = seen.values.reshape(evidence.batch * count, columns)
+        if are_probabilities(rows[:, 4]) and _labels_fit(rows[:, 5], evidence):
+            said = evidence.facts.end2end or evidence.facts.maker == "ultralytics"
+            certainty = Certainty.METADATA if said else Certainty.NUMBERS if len(rows) else Certainty.SHAPE
+            return _finished({"rows": seen.name, **outputs}, rows[:, :4], str(seen), certainty, evidence)
+    return None
+
+
+def _with_masks(evidence: Evidence) -> Fit | None:
+    for seen, count in prototypes(evidence):
+        fit = _table(evidence, count, prototypes=seen.name)
+        if fit is not None:
+            return replace(fit, seen=f"{fit.seen} with prototypes {seen.name!r} {list(seen.shape)}")
+    return None
+
+
+def _with_keypoints(evidence: Evidence) -> Fit | None:
+    columns = [seen.shape[2] - TABLE for seen in evidence.floats(3)]
+    for count, numbers in keypoint_shapes(evidence, columns):
+        fit = _table(evidence, count * numbers)
+        if fit is not None:
+            fields = {**fit.fields, "keypoints": keypoint_names(count, evidence)}
+            return replace(fit, seen=f"{fit.seen}, {count} keypoints", fields=fields)
     return None
 
 
@@ -159,40 +183,41 @@ def _labels_fit(labels: Array, evidence: Evidence) -> bool:
 
 
 def _columns(evidence: Evidence) -> Fit | None:
-    """Boxes (N, M, 4) or (M, 4), scores and labels of one number a box, perhaps their count."""
+    """Boxes (N, M, 4) or (M, 4), scores and labels of one number a box, perhaps their count; of one class no labels."""
     for boxes in evidence.outputs:
         if not boxes.is_float or boxes.values.ndim not in {2, 3} or boxes.shape[-1] != 4:
             continue
         alike = [s for s in evidence.outputs if s is not boxes and s.shape == boxes.shape[:-1]]
         chosen = _scores_and_labels(alike, evidence)
-        if chosen is None:
+        if not chosen:
             continue
-        scores, labels = chosen
-        roles = {"boxes": boxes.name, "scores": scores.name, "labels": labels.name}
+        roles = {"boxes": boxes.name} | {role: seen.name for role, seen in chosen.items()}
         count = _count(evidence)
         if count is not None and boxes.values.ndim == 3:
             roles["count"] = count.name
-        seen = f"{boxes}, scores {scores.name!r} and labels {labels.name!r}"
+        seen = f"{boxes} with {', '.join(f'{role} {one.name!r}' for role, one in chosen.items())}"
         return _finished(roles, boxes.values, seen, Certainty.NAMES, evidence, boxes)
     return None
 
 
-def _scores_and_labels(alike: Sequence[Seen], evidence: Evidence) -> tuple[Seen, Seen] | None:
-    """Return which of the outputs *alike* are scores and labels: by type, then by name, then by numbers."""
+def _scores_and_labels(alike: Sequence[Seen], evidence: Evidence) -> dict[str, Seen]:
+    """Return which of the outputs *alike* are scores and labels, by role: by type, then by name, then by numbers."""
+    likely = [seen for seen in alike if seen.is_float and are_probabilities(seen.values)]
     found = [
         (scores, labels)
         for scores, labels in permutations(alike, 2)
-        if scores.is_float and are_probabilities(scores.values) and _labels_fit(labels.values, evidence)
+        if scores in likely and _labels_fit(labels.values, evidence)
     ]
     if not found:
-        return None
+        return {"scores": likely[0]} if len(alike) == 1 and likely and evidence.classes == 1 else {}
 
     def rank(pair: tuple[Seen, Seen]) -> tuple[bool, bool, bool]:
         scores, labels = pair
         named = scores.called("score", "conf") or labels.called("label", "class", "categor")
         return not labels.is_integer, not named, are_whole(scores.values)
 
-    return min(found, key=rank)
+    scores, labels = min(found, key=rank)
+    return {"scores": scores, "labels": labels}
 
 
 def _count(evidence: Evidence) -> Seen | None:
@@ -227,4 +252,10 @@ def _finished(
     )
 
 
-RULES: Mapping[str, Callable[[Evidence], Fit | None]] = {"detr": _detr, "ssd": _ssd, "boxes": _boxes}
+RULES: Mapping[str, Callable[[Evidence], Fit | None]] = {
+    "detr": _detr,
+    "ssd": _ssd,
+    "boxes": _boxes,
+    "boxes-seg": _with_masks,
+    "boxes-pose": _with_keypoints,
+}

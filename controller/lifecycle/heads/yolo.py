@@ -6,15 +6,15 @@ What tells them apart:
     * YOLOX predicts one box a cell, 5 + C numbers, channels last; its coordinates are relative to the cell, so that
       they do not follow the grid. Once decoded inside the graph they do, and it reads like a YOLOv5.
     * A segmentation model gives prototypes (N, K, h, w) too, and K coefficients behind each prediction; a pose model
-      three numbers a keypoint.
+      two or three numbers a keypoint there. Unless somebody says otherwise, poses are of one class, a body.
     * One box a cell, channels last, decoded, and nobody says how many classes there are: that could be either,
       and both heads say so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from controller.lifecycle.heads.numbers import (
     follows_grid,
 )
 
-__all__ = ["COCO_KEYPOINTS", "RULES", "keypoint_names"]
+__all__ = ["COCO_KEYPOINTS", "RULES", "keypoint_names", "keypoint_shapes", "prototypes"]
 
 COCO_KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -71,6 +71,8 @@ def _layouts(evidence: Evidence) -> Iterator[_Layout]:
         for channels_first in (True, False):
             laid = seen.values.transpose(0, 2, 1) if channels_first else seen.values
             anchors, channels = laid.shape[1:]
+            if anchors * channels == 0:
+                continue
             grid = boxes_a_cell(anchors, evidence.height, evidence.width)
             if grid is None and evidence.classes is None and anchors < LEAST_ANCHORS * channels:
                 continue
@@ -142,7 +144,7 @@ def _fit(dialect: _Dialect, evidence: Evidence, extra: int = 0, **outputs: str) 
         if not (_speaks(dialect, layout) and evidence.may_have(classes) and _is_decoded(layout, evidence)):
             continue
         scores = layout.rows[:, BOX : dialect.before + classes]
-        if dialect is V8 and not layout.channels_first and _is_no_score(layout, scores):
+        if _are_no_scores(dialect, layout, scores):
             continue
         return Fit(
             outputs={"predictions": layout.seen.name, **outputs},
@@ -154,14 +156,15 @@ def _fit(dialect: _Dialect, evidence: Evidence, extra: int = 0, **outputs: str) 
     return None
 
 
-def _is_no_score(layout: _Layout, scores: Array) -> bool:
-    """Whether the first of *scores* is YOLOv6's objectness, always 1, or the last one a finished row's label."""
-    return bool(np.all(scores[:, 0] == 1)) or (layout.grid is None and are_whole(scores[:, -1]))
+def _are_no_scores(dialect: _Dialect, layout: _Layout, scores: Array) -> bool:
+    """Whether *scores* end in a finished row's label, or begin with YOLOv6's objectness, which is always 1."""
+    objectness = dialect is V8 and not layout.channels_first and bool(np.all(scores[:, 0] == 1))
+    return objectness or are_whole(scores[:, -1])
 
 
 def _detecting(dialect: _Dialect) -> Rule:
     def rule(evidence: Evidence) -> Fit | None:
-        masks = next(_prototypes(evidence), None)
+        masks = next(prototypes(evidence), None)
         return _fit(dialect, evidence) if masks is None else None
 
     return rule
@@ -172,9 +175,9 @@ def _yolox(evidence: Evidence) -> Fit | None:
         classes = layout.channels - X.before
         if layout.grid is None or not _speaks(X, layout) or not evidence.may_have(classes):
             continue
-        if _is_decoded(layout, evidence):
-            continue
         scores = layout.rows[:, BOX:]
+        if _is_decoded(layout, evidence) or _are_no_scores(X, layout, scores):
+            continue
         return Fit(
             outputs={"predictions": layout.seen.name},
             classes=classes,
@@ -185,59 +188,49 @@ def _yolox(evidence: Evidence) -> Fit | None:
     return None
 
 
-def _prototypes(evidence: Evidence) -> Iterator[Seen]:
-    """Yield the outputs that may be masks' prototypes: (N, K, h, w), smaller than the input and of its proportions."""
+def prototypes(evidence: Evidence) -> Iterator[tuple[Seen, int]]:
+    """Yield (output, K) of what may be masks' prototypes, (N, K, h, w) or (N, h, w, K).
+
+    They are smaller than the input, of its proportions, and fewer than a side of theirs has pixels.
+    """
     for seen in evidence.floats(4):
-        _, count, height, width = seen.shape
-        proportions = abs(height * evidence.width - width * evidence.height) <= evidence.width + evidence.height
-        if 1 < count < min(height, width) and height < evidence.height and proportions:
-            yield seen
+        for count, height, width in (seen.shape[1:], (seen.shape[3], *seen.shape[1:3])):
+            proportions = abs(height * evidence.width - width * evidence.height) <= evidence.width + evidence.height
+            if 1 < count < min(height, width) and height < evidence.height and proportions:
+                yield seen, count
 
 
 def _segmenting(dialect: _Dialect) -> Rule:
     def rule(evidence: Evidence) -> Fit | None:
-        for seen in _prototypes(evidence):
-            fit = _fit(dialect, evidence, seen.shape[1], prototypes=seen.name)
+        for seen, count in prototypes(evidence):
+            fit = _fit(dialect, evidence, count, prototypes=seen.name)
             if fit is not None:
-                return _with(fit, seen=f"{fit.seen} with prototypes {seen.name!r} {list(seen.shape)}")
+                return replace(fit, seen=f"{fit.seen} with prototypes {seen.name!r} {list(seen.shape)}")
         return None
 
     return rule
 
 
-def _with(fit: Fit, *, seen: str, **fields: Any) -> Fit:
-    return Fit(
-        outputs=fit.outputs,
-        classes=fit.classes,
-        fields={**fit.fields, **fields},
-        seen=seen,
-        certainty=fit.certainty,
-        notes=fit.notes,
-    )
-
-
 def _pose(evidence: Evidence) -> Fit | None:
-    for count in _keypoint_counts(evidence):
-        fit = _fit(V8, evidence, 3 * count)
+    columns = [layout.channels - BOX - (evidence.classes or 1) for layout in _layouts(evidence)]
+    for count, numbers in keypoint_shapes(evidence, columns):
+        fit = _fit(V8, evidence, numbers * count)
         if fit is not None:
-            return _with(fit, seen=f"{fit.seen}, {count} keypoints", keypoints=keypoint_names(count, evidence))
+            fields = {**fit.fields, "keypoints": keypoint_names(count, evidence)}
+            return replace(fit, seen=f"{fit.seen}, {count} keypoints", fields=fields)
     return None
 
 
-def _keypoint_counts(evidence: Evidence) -> Iterator[int]:
-    """Yield how many keypoints there may be: as is known, or else all that three numbers each leave room for."""
-    shape = evidence.facts.keypoint_shape
-    if evidence.keypoints is not None:
-        yield evidence.keypoints
-    elif shape is not None:
-        if shape[1] == 3:
-            yield shape[0]
-    else:
-        classes = evidence.classes or 1
-        for layout in _layouts(evidence):
-            count, rest = divmod(layout.channels - BOX - classes, 3)
-            if not rest and count >= 1:
-                yield count
+def keypoint_shapes(evidence: Evidence, columns: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield (keypoints, numbers a keypoint) that there may be: as is known, or else all that fill *columns*."""
+    if evidence.facts.keypoint_shape is not None:
+        yield evidence.facts.keypoint_shape
+        return
+    for numbers in (3, 2):
+        for width in columns:
+            count = evidence.keypoints or width // numbers
+            if count >= 1 and count * numbers == width:
+                yield count, numbers
 
 
 def keypoint_names(count: int, evidence: Evidence) -> tuple[str, ...]:
