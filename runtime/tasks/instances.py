@@ -1,4 +1,4 @@
-"""Instance segmentation: boxes as the YOLO heads give them, and a mask for each.
+"""Instance segmentation: boxes as the detection heads give them, and a mask for each.
 
 Rules:
     * A mask is a weighted sum of prototypes, the row's coefficients being the weights, through a sigmoid,
@@ -20,9 +20,9 @@ import numpy.typing as npt
 from runtime.manifest import Manifest
 from runtime.placement import Placement
 from runtime.tasks.base import Head, Outputs
+from runtime.tasks.detection import finished, yolo
 from runtime.tasks.detection.candidates import Candidates
-from runtime.tasks.detection.given import Floats, Given, is_float
-from runtime.tasks.detection.yolo import LAYOUTS, Layout, objects, read_rows
+from runtime.tasks.detection.given import Floats, Given, Read, is_float
 from runtime.tasks.results import Instance, Instances
 
 __all__ = ["HEADS", "instance_mask", "pixels_of"]
@@ -84,7 +84,7 @@ def _neighbors(at: npt.NDArray[np.float64], cells: int) -> tuple[npt.NDArray[np.
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what is not finite is no object
-def _decode(layout: Layout, outputs: Outputs, sizes: Sequence[tuple[int, int]], manifest: Manifest) -> list[Instances]:
+def _decode(read: Read, outputs: Outputs, sizes: Sequence[tuple[int, int]], manifest: Manifest) -> list[Instances]:
     """Return one `Instances` an image; see `runtime.tasks.base.Decode`."""
     given = Given(outputs, sizes, manifest)
     name = given.find(
@@ -93,12 +93,12 @@ def _decode(layout: Layout, outputs: Outputs, sizes: Sequence[tuple[int, int]], 
         f"floating ({len(sizes)}, coefficients, height, width)",
     )
     prototypes = given.outputs[name]
-    rows = read_rows(given, layout, (prototypes.shape[1], prototypes.shape[3]))
-    if rows.rest != prototypes.shape[1]:  # TensorFlow's exports have them last
+    objects = read(given, (prototypes.shape[1], prototypes.shape[3]))
+    if objects.rest != prototypes.shape[1]:  # TensorFlow's exports have them last
         prototypes = prototypes.transpose(0, 3, 1, 2)
     return [
         _instances(given, found, one.astype(np.float32, copy=False), placement)
-        for one, (placement, found) in zip(prototypes, objects(given, layout, rows), strict=True)
+        for one, (placement, found) in zip(prototypes, objects.images, strict=True)
     ]
 
 
@@ -115,12 +115,21 @@ def _instances(given: Given, found: Candidates, prototypes: Floats, placement: P
     return Instances(tuple(instances))
 
 
+def _head(read: Read, what: str) -> Head:
+    return Head(task="segmentation", result=Instances, decode=partial(_decode, read), what=what)
+
+
 HEADS: Mapping[str, Head] = {
-    f"{kind}-seg": Head(
-        task="segmentation",
-        result=Instances,
-        decode=partial(_decode, LAYOUTS[kind]),
-        what=f"{name} with masks: predictions as for {kind} with K coefficients behind, prototypes (N, K, h, w)",
-    )
-    for kind, name in (("yolov8", "YOLOv8, 9, 11, 12"), ("yolov5", "YOLOv5"))
+    "yolov8-seg": _head(
+        partial(yolo.read, yolo.LAYOUTS["yolov8"]),
+        "YOLOv8, 9, 11, 12 with masks: predictions (N, 4 + classes + K, boxes), prototypes (N, K, h, w)",
+    ),
+    "yolov5-seg": _head(
+        partial(yolo.read, yolo.LAYOUTS["yolov5"]),
+        "YOLOv5 with masks: predictions (N, boxes, 5 + classes + K), prototypes (N, K, h, w)",
+    ),
+    "boxes-seg": _head(
+        finished.read,
+        "finished boxes with masks (YOLO26): rows (N, M, 6 + K) of x1 y1 x2 y2 score label, prototypes (N, K, h, w)",
+    ),
 }

@@ -19,32 +19,27 @@ from runtime.manifest import Manifest
 from runtime.placement import Placement
 from runtime.tasks.base import Head, Outputs
 from runtime.tasks.classification import ACTIVATIONS
+from runtime.tasks.detection import finished, yolo
 from runtime.tasks.detection.boxes import in_pixels
-from runtime.tasks.detection.candidates import Candidates
-from runtime.tasks.detection.given import Given
-from runtime.tasks.detection.yolo import LAYOUTS, Layout, Rows, objects, read_rows
+from runtime.tasks.detection.candidates import Candidates, Objects
+from runtime.tasks.detection.given import Given, Read
 from runtime.tasks.results import Detection, Keypoint, Pose, Poses
 
 __all__ = ["HEADS"]
 
 
-def _values(given: Given, rows: Rows) -> int:
+def _values(given: Given, objects: Objects) -> int:
     """Return how many values a keypoint has: 3 with a score, 2 without.
 
     Raises:
         ModelError: The columns hold no keypoints.
     """
-    names = len(given.post.keypoints)
-    if names:
-        return rows.rest // names
-    if not rows.rest:
-        raise given.refused(rows.name, "columns of keypoints behind the class scores")
+    if given.post.keypoints:
+        return objects.rest // len(given.post.keypoints)
     for values in (3, 2):
-        if rows.rest % values == 0:
+        if objects.rest and objects.rest % values == 0:
             return values
-    raise given.refused(
-        rows.name, f"2 or 3 columns a keypoint behind {rows.classes} for classes; it has {rows.rest} there"
-    )
+    raise given.refused(objects.output, f"2 or 3 columns a keypoint; it has {objects.rest} left for them")
 
 
 def _poses(given: Given, found: Candidates, placement: Placement, values: int) -> Poses:
@@ -55,7 +50,9 @@ def _poses(given: Given, found: Candidates, placement: Placement, values: int) -
     points = placement.points_to_original(in_pixels(flat, placement, given.post).reshape(bodies, count, 2))
     scores = np.ones((bodies, count), np.float32)
     if values == 3:
-        scores = ACTIVATIONS[given.post.activation](table[:, :, 2])
+        scores = table[:, :, 2]
+    if values == 3 and given.post.activation == "sigmoid":
+        scores = ACTIVATIONS["sigmoid"](scores)
     return Poses(
         tuple(
             _pose(detection, body, sure)
@@ -72,20 +69,26 @@ def _pose(body: Detection, points: Sequence[tuple[float, float]], scores: Sequen
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what is not finite is dropped
-def _decode(layout: Layout, outputs: Outputs, sizes: Sequence[tuple[int, int]], manifest: Manifest) -> list[Poses]:
+def _decode(read: Read, outputs: Outputs, sizes: Sequence[tuple[int, int]], manifest: Manifest) -> list[Poses]:
     """Return one `Poses` an image; see `runtime.tasks.base.Decode`."""
     given = Given(outputs, sizes, manifest)
     names = len(given.post.keypoints)
-    rows = read_rows(given, layout, (3 * names, 2 * names) if names else ())
-    values = _values(given, rows)
-    return [_poses(given, found, placement, values) for placement, found in objects(given, layout, rows)]
+    objects = read(given, (3 * names, 2 * names) if names else ())
+    values = _values(given, objects)
+    return [_poses(given, found, placement, values) for placement, found in objects.images]
+
+
+def _head(read: Read, what: str) -> Head:
+    return Head(task="pose", result=Poses, decode=partial(_decode, read), what=what)
 
 
 HEADS: Mapping[str, Head] = {
-    "yolov8-pose": Head(
-        task="pose",
-        result=Poses,
-        decode=partial(_decode, LAYOUTS["yolov8"]),
-        what="YOLOv8, 11 poses: predictions (N, 4 + classes + 3 * keypoints, boxes), or 2 * keypoints",
+    "yolov8-pose": _head(
+        partial(yolo.read, yolo.LAYOUTS["yolov8"]),
+        "YOLOv8, 11 poses: predictions (N, 4 + classes + 3 * keypoints, boxes), or 2 * keypoints",
+    ),
+    "boxes-pose": _head(
+        finished.read,
+        "finished poses (YOLO26): rows (N, M, 6 + 3 * keypoints) of x1 y1 x2 y2 score label keypoints",
     ),
 }

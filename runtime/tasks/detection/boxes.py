@@ -107,7 +107,4 @@ def _nms(
 
 def on_original(found: Candidates, placement: Placement) -> Candidates:
     """Return *found* with its boxes in pixels of the upright original, clipped to it; what is outside is dropped."""
-    moved = Candidates(
-        boxes=placement.boxes_to_original(found.boxes), scores=found.scores, labels=found.labels, rest=found.rest
-    )
-    return sound(moved)
+    return sound(found.at(placement.boxes_to_original(found.boxes)))

@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.manifest import Postprocess
+from runtime.placement import Placement
 from runtime.tasks.classification import ACTIVATIONS
 
-__all__ = ["Candidates", "Chosen", "choose"]
+__all__ = ["Candidates", "Chosen", "Objects", "choose"]
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -52,6 +53,10 @@ class Candidates:
             boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], rest=self.rest[index]
         )
 
+    def at(self, boxes: npt.NDArray[np.float64]) -> Self:
+        """Return them with other *boxes*."""
+        return type(self)(boxes=boxes, scores=self.scores, labels=self.labels, rest=self.rest)
+
     def first(self, most: int) -> Self:
         """Return the *most* first of them."""
         return self.take(np.arange(min(most, len(self))))
@@ -59,6 +64,22 @@ class Candidates:
     def surest_first(self) -> Self:
         """Return them by falling score; of equals, the one that the model gave first comes first."""
         return self.take(np.argsort(-self.scores, kind="stable"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Objects:
+    """The objects in a batch of images.
+
+    Attributes:
+        output: Name of the output that they come from.
+        rest: How many numbers that output has besides box, score and label: columns of `Candidates.rest`.
+        images: Where each image lies in the model's input, and its objects, in pixels of the upright
+            original and surest first; to be read once.
+    """
+
+    output: str
+    rest: int
+    images: Iterator[tuple[Placement, Candidates]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

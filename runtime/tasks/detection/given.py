@@ -21,11 +21,11 @@ from runtime.errors import ModelError
 from runtime.manifest import Manifest, Postprocess
 from runtime.placement import Placement
 from runtime.tasks.base import Outputs
-from runtime.tasks.detection.candidates import Candidates
+from runtime.tasks.detection.candidates import Candidates, Objects
 from runtime.tasks.outputs import describe_outputs, find_output
 from runtime.tasks.results import Detection, Detections
 
-__all__ = ["Given", "is_float"]
+__all__ = ["Array", "Floats", "Given", "Read", "is_float"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -86,6 +86,24 @@ class Given:
         mapped = set(self.post.outputs.values())
         return [name for name, array in self.outputs.items() if name not in mapped and fits(array)]
 
+    def check_clear(self, roles: tuple[str, str], fits: Callable[[Array], bool]) -> None:
+        """Check that types and shapes tell the two *roles* apart, where the manifest does not say which is which.
+
+        Args:
+            roles: The first of which is looked for among what fits.
+            fits: Whether an output may play the first of them.
+
+        Raises:
+            ModelError: Several outputs fit.
+        """
+        alike = [] if any(role in self.post.outputs for role in roles) else self.fitting(fits)
+        if len(alike) > 1:
+            found = describe_outputs({name: self.outputs[name] for name in alike})
+            raise ModelError(
+                f"{self.manifest.reference}: {found} may each be {roles[0]!r} or {roles[1]!r} of a {self.post.kind} "
+                "head; say in postprocess.outputs which is which"
+            )
+
     def refused(self, name: str, expected: str) -> ModelError:
         """Return the error that says that output *name* is not what was *expected*."""
         found = describe_outputs({name: self.outputs[name]})
@@ -141,3 +159,7 @@ class Given:
 
     def _labels(self) -> str:
         return f"the head is {self.post.kind}, the manifest has {len(self.manifest.labels) or 'no'} labels"
+
+
+Read = Callable[[Given, Sequence[int]], Objects]
+"""(outputs, how many columns may be behind box, score and label, likeliest first; none: any number) -> the objects."""

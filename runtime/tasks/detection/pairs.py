@@ -59,8 +59,11 @@ def _tables(given: Given, pair: Pair) -> tuple[str, Array, Array]:
     def fits(array: Array) -> bool:
         return is_float(array) and array.ndim >= 3 and len(array) == images
 
-    expected = f"floating ({images}, rows, 4)"
-    name = given.find("boxes", lambda array: fits(array) and array.shape[-1] == 4, expected)
+    def may_be_boxes(array: Array) -> bool:
+        return fits(array) and array.shape[-1] == 4
+
+    given.check_clear(("boxes", pair.scores), may_be_boxes)
+    name = given.find("boxes", may_be_boxes, f"floating ({images}, rows, 4)")
     boxes = _table(given.outputs[name])
     expected = f"floating ({images}, {boxes.shape[1]}, classes), a row for each of output {name!r}"
     scores_name = given.find(

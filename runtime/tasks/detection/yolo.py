@@ -1,7 +1,7 @@
 """YOLO heads: one output, a row an anchor: box, perhaps objectness, class scores, perhaps more.
 
 Rules:
-    * `LAYOUTS` says what the columns are; `objects` serves detection, instance masks and poses alike.
+    * `LAYOUTS` says what the columns are; `read` serves detection, instance masks and poses alike.
     * Rows and columns may come either way round. The number of labels says which are the columns; where it
       says nothing, the smaller dimension is (there are more anchors than classes).
     * The score is class score times objectness, where the head has one.
@@ -26,11 +26,11 @@ from runtime.manifest import Manifest
 from runtime.placement import Placement
 from runtime.tasks.base import Head, Outputs
 from runtime.tasks.detection.boxes import corners, in_pixels, on_original, sound, suppress
-from runtime.tasks.detection.candidates import Candidates, choose
+from runtime.tasks.detection.candidates import Candidates, Objects, choose
 from runtime.tasks.detection.given import Array, Given, is_float
 from runtime.tasks.results import Detections
 
-__all__ = ["HEADS", "LAYOUTS", "YOLOX_STRIDES", "Layout", "Rows", "objects", "read_rows"]
+__all__ = ["HEADS", "LAYOUTS", "YOLOX_STRIDES", "Layout", "read"]
 
 YOLOX_STRIDES = (8, 16, 32)  # https://github.com/Megvii-BaseDetection/YOLOX, `demo_postprocess` without P6
 
@@ -66,7 +66,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
+class _Rows:
     """A batch of rows.
 
     Attributes:
@@ -82,17 +82,8 @@ class Rows:
     rest: int
 
 
-def read_rows(given: Given, layout: Layout, rests: Sequence[int] = (0,)) -> Rows:
-    """Return the output ``predictions`` with its columns told apart.
-
-    Args:
-        given: The outputs.
-        layout: What the first columns are.
-        rests: How many columns may be behind the class scores, likeliest first; empty: any number.
-
-    Raises:
-        ModelError: The output does not fit the batch, the layout or the labels.
-    """
+def _rows(given: Given, layout: Layout, rests: Sequence[int]) -> _Rows:
+    """Return the output ``predictions`` with its columns told apart; see `read`."""
     labels, images = len(given.manifest.labels), len(given.sizes)
     behind = "" if tuple(rests) == (0,) else f" + {' or '.join(map(str, rests)) or 'any number'} more"
     count = f"{layout.lead} + {labels or 'classes'}{behind}"
@@ -110,22 +101,34 @@ def read_rows(given: Given, layout: Layout, rests: Sequence[int] = (0,)) -> Rows
         for rest in rests or (columns - layout.lead - (labels or 1),):
             classes = columns - layout.lead - rest
             if classes >= 1 and rest >= 0 and classes == (labels or classes):
-                return Rows(name=name, values=rows, classes=classes, rest=rest)
+                return _Rows(name=name, values=rows, classes=classes, rest=rest)
     raise given.refused(name, expected)
 
 
-def objects(given: Given, layout: Layout, rows: Rows) -> Iterator[tuple[Placement, Candidates]]:
-    """Yield where each image of the batch lies, and the objects in it, in its own pixels, surest first.
+def read(layout: Layout, given: Given, rests: Sequence[int] = (0,)) -> Objects:
+    """Return the objects that the output ``predictions`` shows.
+
+    Args:
+        layout: What the first columns are.
+        given: The outputs.
+        rests: How many columns may be behind the class scores, likeliest first; empty: any number.
 
     Raises:
-        ModelError: The manifest says what no such head means.
+        ModelError: The output does not fit the batch, the layout or the labels, or the manifest says what no
+            such head means.
     """
-    post = given.post
-    if post.activation == "softmax":
+    if given.post.activation == "softmax":
         raise ModelError(
-            f"{given.manifest.reference}: a {post.kind} head takes activation none (the scores are probabilities) "
-            "or sigmoid (they are logits); the manifest says softmax"
+            f"{given.manifest.reference}: a {given.post.kind} head takes activation none (the scores are "
+            "probabilities) or sigmoid (they are logits); the manifest says softmax"
         )
+    rows = _rows(given, layout, rests)
+    return Objects(output=rows.name, rest=rows.rest, images=_objects(given, layout, rows))
+
+
+def _objects(given: Given, layout: Layout, rows: _Rows) -> Iterator[tuple[Placement, Candidates]]:
+    """Yield the objects of one image after the other; see `Objects.images`."""
+    post = given.post
     class_ids = given.class_ids(rows.name, rows.classes)
     for index, values in enumerate(rows.values):
         placement = given.placement(index)
@@ -149,7 +152,7 @@ def objects(given: Given, layout: Layout, rows: Rows) -> Iterator[tuple[Placemen
 
 
 def _from_grid(
-    given: Given, rows: Rows, boxes: npt.NDArray[np.float64], at: npt.NDArray[np.int64], placement: Placement
+    given: Given, rows: _Rows, boxes: npt.NDArray[np.float64], at: npt.NDArray[np.int64], placement: Placement
 ) -> npt.NDArray[np.float64]:
     """Return the (n, 4) raw *boxes* of the rows *at* in pixels of the input, center and size."""
     strides = given.post.strides or YOLOX_STRIDES
@@ -177,7 +180,7 @@ def _grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[npt.NDArra
 def _decode(layout: Layout, outputs: Outputs, sizes: Sequence[tuple[int, int]], manifest: Manifest) -> list[Detections]:
     """Return one `Detections` an image; see `runtime.tasks.base.Decode`."""
     given = Given(outputs, sizes, manifest)
-    return [given.detections(found) for _, found in objects(given, layout, read_rows(given, layout))]
+    return [given.detections(found) for _, found in read(layout, given).images]
 
 
 WHAT: Mapping[str, str] = {
