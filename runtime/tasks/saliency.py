@@ -74,12 +74,13 @@ def _matte(outputs: Outputs, images: int, manifest: Manifest) -> Array:
 
 def _to_original(matte: Shares, placed: Placement) -> Matte:
     """Return *matte* (h, w), which covers the model's input, as that of the upright original."""
-    top, bottom = _visible(placed.top, placed.scale_y, placed.height, placed.input_height)
-    left, right = _visible(placed.left, placed.scale_x, placed.width, placed.input_width)
+    scale_y, scale_x = placed.resized_height / placed.height, placed.resized_width / placed.width  # as pixels moved
+    top, bottom = _visible(placed.top, scale_y, placed.height, placed.input_height)
+    left, right = _visible(placed.left, scale_x, placed.width, placed.input_width)
     mask = np.zeros((placed.height, placed.width), np.uint8)
     if bottom > top and right > left:
         to_matte = np.array([matte.shape[1] / placed.input_width, matte.shape[0] / placed.input_height])
-        corners = np.array([[left, top], [right, bottom]]) * [placed.scale_x, placed.scale_y] + [
+        corners = np.array([[left, top], [right, bottom]]) * [scale_x, scale_y] + [
             placed.left,
             placed.top,
         ]

@@ -11,8 +11,9 @@ Rules:
     * One channel of integers, or of whole numbers in floats, holds the classes' ids. Other floats are how much the
       pixel is foreground, logits with `sigmoid`, shares with `none`: at or above ``score_threshold`` it is of class 1,
       otherwise of class 0.
-    * Classes are resized to the upright original by the nearest neighbour, pixel centre to pixel centre; what a crop
-      cut away is ``none_label``, or 0.
+    * Classes are resized to the upright original by the nearest neighbour, pixel centre to pixel centre, as the pixels
+      were resized (a box's scale of a letterbox is another one, by less than a pixel); what a crop cut away is
+      ``none_label``, or 0.
     * An id without a label is called ``class_<id>``: some models mark pixels to ignore with 255.
 """
 
@@ -135,8 +136,8 @@ def _to_original(
 ) -> Segmentation:
     """Return *ids* (h, w), which cover the model's input, as those of the upright original."""
     outside = manifest.postprocess.none_label or 0
-    rows = _nearest(placed.top, placed.scale_y, placed.height, placed.input_height, ids.shape[0])
-    columns = _nearest(placed.left, placed.scale_x, placed.width, placed.input_width, ids.shape[1])
+    rows = _nearest(placed.top, placed.resized_height / placed.height, placed.height, placed.input_height, ids.shape[0])
+    columns = _nearest(placed.left, placed.resized_width / placed.width, placed.width, placed.input_width, ids.shape[1])
     largest = max(int(ids.max(initial=0)), outside, len(labels) - 1)
     mask: Ids = ids.astype(np.uint8 if largest < 256 else np.uint16)[rows.clip(0)].take(columns.clip(0), axis=1)
     mask[rows < 0] = outside

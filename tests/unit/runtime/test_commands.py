@@ -1,4 +1,4 @@
-"""The verbs of the runtime with real data: convert, predict, doctor."""
+"""The verbs of the runtime with real data: convert, doctor."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from runtime import diagnosis
-from runtime.artifact import Artifact
 from runtime.cli import run_command, vedette
 from runtime.datasets import open_dataset
 from runtime.hardware import DeviceClass
 from runtime.providers import PREFERENCE
-from runtime.store import ModelStore, blob_path, manifest_path
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -35,12 +31,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return ended.value.code, out, err
 
     return call
-
-
-def picture(path: Path, seed: int = 0) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def test_convert_writes_parquet_and_says_what(run: Run, tmp_path: Path) -> None:
@@ -99,73 +89,6 @@ def test_convert_to_a_full_disk_says_so(run: Run, tmp_path: Path, monkeypatch: p
     code, _, err = run("data", "convert", "digits#test", tmp_path / "out.parquet")
     assert (code, err) == (1, "vedette: error: no space left on device; free some and run the same command again\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_predict_prints_one_object_an_image(run: Run, probe: Path, tmp_path: Path) -> None:
-    images = [picture(tmp_path / f"{number}.png", number) for number in range(3)]
-    code, out, err = run("predict", "--model", probe, *images, "--provider", "cpu", "--json")
-    assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert [one["image"] for one in found] == list(map(str, images))
-    for one in found:
-        assert set(one) == {"image", "model", "label_id", "label", "score", "top_k"}
-        assert one["model"] == "probe@1"
-        assert one["label"] == "abcd"[one["label_id"]]
-        assert sum(entry["score"] for entry in one["top_k"]) == pytest.approx(1, abs=1e-4)
-        assert {key: one[key] for key in ("label_id", "label", "score")} == one["top_k"][0]
-
-
-def test_predict_prints_a_table_for_people(run: Run, probe: Path, tmp_path: Path) -> None:
-    code, out, _ = run("predict", "--model", probe, picture(tmp_path / "x.png"))
-    assert code == 0
-    head, rule, row = out.splitlines()
-    assert head.split() == ["image", "label", "score"]
-    assert row.split()[0] == str(tmp_path / "x.png")
-    assert set(rule) == {"-", " "}
-
-
-def test_predict_takes_a_published_model_from_a_store(run: Run, probe: Path, tmp_path: Path) -> None:
-    store = ModelStore.open(tmp_path / "store")
-    artifact = Artifact.open(probe)
-    for pinned in artifact.manifest.files:
-        store.objects.put(blob_path(pinned.sha256), (probe / pinned.file).read_bytes())
-    store.objects.put(manifest_path("probe", 1), artifact.manifest.to_bytes())
-    image = picture(tmp_path / "x.png")
-    for reference in ("probe", "probe@1", "probe@latest"):
-        code, out, err = run("predict", "--model", reference, "--store", tmp_path / "store", image, "--json")
-        assert (code, err) == (0, "")
-        assert json.loads(out)[0]["model"] == "probe@1"
-    code, _, err = run("predict", "--model", "probe@2", "--store", tmp_path / "store", image)
-    assert code == 1
-    assert "model 'probe' has no version 2; published are: 1" in err
-    code, _, err = run("predict", "--model", "probe", image)
-    assert code == 1
-    assert "no model 'probe' in" in err
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "empty"), (b"nonsense", "not_an_image"), (b"\x89PNG\r\n\x1a\n", "truncated")]
-)
-def test_predict_names_the_bad_image(run: Run, probe: Path, tmp_path: Path, content: bytes, reason: str) -> None:
-    (tmp_path / "bad.png").write_bytes(content)
-    code, out, err = run("predict", "--model", probe, picture(tmp_path / "good.png"), tmp_path / "bad.png")
-    assert (code, out) == (1, "")
-    assert err.startswith(f"vedette: error: {reason}: {tmp_path / 'bad.png'}: ")
-
-
-def test_predict_with_a_provider_that_is_not_here_says_why(run: Run, probe: Path, tmp_path: Path) -> None:
-    image = picture(tmp_path / "x.png")
-    code, _, err = run("predict", "--model", probe, "--provider", "cuda", image)
-    assert code == 1
-    assert "fp32 on CUDAExecutionProvider: CUDAExecutionProvider is not in the installed ONNX Runtime" in err
-    assert run("predict", "--model", probe, "--provider", "abacus", image)[0] == 2
-
-
-def test_predict_with_a_spoiled_artifact_is_one_line(run: Run, probe: Path, tmp_path: Path) -> None:
-    (probe / "model.fp32.onnx").write_bytes(b"broken")
-    code, _, err = run("predict", "--model", probe, picture(tmp_path / "x.png"))
-    assert (code, err.count("\n")) == (1, 1)
-    assert "model.fp32.onnx has 6 bytes; the manifest pins" in err
 
 
 def test_doctor_proves_what_this_machine_can_do(run: Run, home: Path) -> None:
