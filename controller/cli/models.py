@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["model", "train"]
 
-THRESHOLDED = ("detection", "segmentation", "pose")
+MOST_NAMES = 8  # shown of a list
 SUPPRESSING = ("yolov8", "yolov5", "yolox", "ssd", "yolov8-seg", "yolov5-seg", "yolov8-pose")
 """Heads whose boxes go through non-maximum suppression."""
+THRESHOLDED = (*SUPPRESSING, "detr", "boxes", "boxes-seg", "boxes-pose", "movenet")
+"""Heads whose answers depend on the score threshold."""
 
 
 @click.command()
@@ -233,13 +236,17 @@ def _answers(manifest: Manifest) -> dict[str, str]:
     postprocess = manifest.postprocess
     bound = ", ".join(f"{role} from {output!r}" for role, output in postprocess.outputs.items())
     facts = {"head": f"{postprocess.kind}{f' ({bound})' if bound else ''}, activation {postprocess.activation}"}
-    if manifest.task in THRESHOLDED or postprocess.multi_label:
+    if postprocess.kind in THRESHOLDED or postprocess.multi_label:
         suppresses = postprocess.kind in SUPPRESSING
         iou = f", boxes that overlap by {postprocess.iou_threshold:g} suppressed" if suppresses else ""
         facts["answers"] = f"with a score of {postprocess.score_threshold:g} or more{iou}"
     if postprocess.keypoints:
-        facts["keypoints"] = f"{len(postprocess.keypoints)}: {', '.join(postprocess.keypoints)}"
+        facts["keypoints"] = _listed(postprocess.keypoints)
     return facts
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)}: {', '.join([*names[:MOST_NAMES], *['...'][: len(names) > MOST_NAMES]])}"
 
 
 def _summary(manifest: Manifest, digest: str) -> str:
@@ -247,7 +254,7 @@ def _summary(manifest: Manifest, digest: str) -> str:
     facts = {
         "model": f"{manifest.reference} ({manifest.task}, manifest {digest})",
         **_answers(manifest),
-        "classes": f"{len(manifest.labels)}: {', '.join([*manifest.labels[:8], *['...'][: len(manifest.labels) > 8]])}",
+        "classes": _listed(manifest.labels) if manifest.labels else "without names",
         "input": ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in manifest.variants[0].inputs),
         "made by": f"{provenance.framework}, {provenance.created:%Y-%m-%d %H:%M} UTC",
         "dataset": provenance.dataset or "unknown",

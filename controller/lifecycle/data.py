@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controller.lifecycle.graph import precision_of
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.request import ImportRequest
@@ -64,11 +65,13 @@ def find_data(request: ImportRequest, imported: ImportedModel, task: Task) -> Im
         )
     pictures = calibration or evaluation
     if task != JUDGED:
-        notes.append(f"accuracy was not measured: there is no format of labels for {task} yet")
-        calibration, evaluation = None, None
+        evaluation = None
+        notes.append(f"accuracy was not measured: {_no_labels(task)}")
     elif evaluation is None:
         notes.append("accuracy was not measured: no --evaluation")
-    precisions = _precisions(request, task, calibration, evaluation, notes)
+    own = precision_of(imported.graph)
+    alone = f"the source is in {own} already" if own != FP32 else _no_labels(task) if task != JUDGED else None
+    precisions = _precisions(request.precisions, alone, calibration, evaluation, notes)
     return ImportData(
         calibration=calibration,
         evaluation=evaluation,
@@ -76,6 +79,10 @@ def find_data(request: ImportRequest, imported: ImportedModel, task: Task) -> Im
         precisions=precisions,
         notes=tuple(notes),
     )
+
+
+def _no_labels(task: Task) -> str:
+    return f"there is no format of labels for {task} yet to judge by"
 
 
 def _open(request: ImportRequest, uri: str) -> Dataset:
@@ -92,19 +99,31 @@ def _own_data(imported: ImportedModel, notes: list[str]) -> tuple[Dataset, Datas
 
 
 def _precisions(
-    request: ImportRequest, task: Task, calibration: Dataset | None, evaluation: Dataset | None, notes: list[str]
+    wanted: tuple[str, ...] | None,
+    alone: str | None,
+    calibration: Dataset | None,
+    evaluation: Dataset | None,
+    notes: list[str],
 ) -> tuple[str, ...]:
-    """Return the precisions to build beside fp32."""
-    wanted = request.precisions
-    if wanted is None:
-        wanted = DEFAULT_PRECISIONS if calibration is not None else (FP32,)
-        if calibration is None and task == JUDGED:
-            notes.append("no int8 variant was built: no --calibration")
-    if len(wanted) > 1 and task != JUDGED:
-        raise UsageError(
-            f"precision {', '.join(wanted)} must be judged on labelled images, and {task} has no format of labels yet; "
-            f"leave --precision out for {FP32} alone"
-        )
-    if len(wanted) > 1 and evaluation is None:
-        raise UsageError(f"precision {', '.join(wanted)} must be judged on labelled images: give --evaluation URI")
-    return tuple(dict.fromkeys(precision for precision in wanted if precision != FP32))
+    """Return the precisions to build beside the source's own.
+
+    Args:
+        wanted: As asked for.
+        alone: Why there can be no others, if so.
+        calibration: To build them with.
+        evaluation: To judge them by.
+        notes: Takes what is not built, and why.
+
+    Raises:
+        UsageError: One was asked for that cannot be built or judged.
+    """
+    why_none = alone or ("no --calibration" if calibration is None else None)
+    if wanted is None and why_none is not None:
+        notes.append(f"no int8 variant was built: {why_none}")
+        return ()
+    others = tuple(dict.fromkeys(p for p in (DEFAULT_PRECISIONS if wanted is None else wanted) if p != FP32))
+    if others and alone:
+        raise UsageError(f"precision {', '.join(others)} cannot be built: {alone}; leave --precision out")
+    if others and evaluation is None:
+        raise UsageError(f"precision {', '.join(others)} must be judged on labelled images: give --evaluation URI")
+    return others

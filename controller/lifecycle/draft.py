@@ -19,14 +19,14 @@ from controller.lifecycle.calibrate import spread_images
 from controller.lifecycle.evaluate import evaluate, measure_latency, why_rejected
 from controller.lifecycle.footprint import peak_memory_mb
 from controller.lifecycle.golden import (
-    float_tolerance,
+    TOLERANCES,
     golden_input,
     int8_tolerance,
     pictures_within_limit,
     synthetic_pictures,
     write_golden,
 )
-from controller.lifecycle.variants import FP32, Built, variant_of
+from controller.lifecycle.variants import Built, variant_of
 from runtime.artifact import Artifact
 from runtime.datasets import Dataset
 from runtime.manifest import (
@@ -78,58 +78,60 @@ class Draft:
 
     Attributes:
         directory: Holds the files.
-        fp32: The variant that all others are judged by.
-        paths: ONNX file by precision, fp32 first.
+        reference: The variant that all others are judged by.
+        paths: ONNX file by precision, the reference first.
         sessions: On them, on the CPU EP.
         batch: The golden input.
         outputs: What each variant gives for it, by precision.
     """
 
     directory: Path
-    fp32: Built
+    reference: Built
     paths: Mapping[str, Path]
     sessions: Mapping[str, Session]
     batch: npt.NDArray[Any]
     outputs: Mapping[str, Outputs]
 
     @classmethod
-    def of(cls, directory: Path, fp32: Built, others: Mapping[str, Path], pictures: Dataset | None) -> Draft:
+    def of(cls, directory: Path, reference: Built, others: Mapping[str, Path], pictures: Dataset | None) -> Draft:
         """Run all variants on a golden input made from *pictures*, or from synthetic ones if there are none."""
-        paths = {FP32: fp32.path, **others}
-        sessions = {p: Session(path, custom_ops=fp32.custom_ops) for p, path in others.items()}
-        sessions = {FP32: fp32.session, **sessions}
+        paths = {reference.precision: reference.path, **others}
+        sessions = {p: Session(path, custom_ops=reference.custom_ops) for p, path in others.items()}
+        sessions = {reference.precision: reference.session, **sessions}
         chosen = synthetic_pictures(GOLDEN_PICTURES) if pictures is None else spread_images(pictures, GOLDEN_PICTURES)
-        batch = golden_input(fp32.session.image, fp32.preprocessor, chosen)
-        if not fp32.has_fixed_batch:
-            batch = batch[: pictures_within_limit(_run(fp32.session, batch), len(batch))]
+        batch = golden_input(reference.session.image, reference.preprocessor, chosen)
+        if not reference.has_fixed_batch:
+            batch = batch[: pictures_within_limit(_run(reference.session, batch), len(batch))]
         outputs = {precision: _run(session, batch) for precision, session in sessions.items()}
-        return cls(directory=directory, fp32=fp32, paths=paths, sessions=sessions, batch=batch, outputs=outputs)
+        return cls(
+            directory=directory, reference=reference, paths=paths, sessions=sessions, batch=batch, outputs=outputs
+        )
 
     def manifest(self, card: Card) -> Manifest:
         """Write the golden file and return the manifest of all variants, latency measured, accuracy not yet."""
-        one = self.batch if self.fp32.has_fixed_batch else self.batch[:1]
-        latency = measure_latency(self.paths, one, self.fp32.custom_ops)
+        one = self.batch if self.reference.has_fixed_batch else self.batch[:1]
+        latency = measure_latency(self.paths, one, self.reference.custom_ops)
         return Manifest(
             name=card.name,
             version=1,  # the publisher gives the real one
             task=card.task,
             labels=card.labels,
-            preprocess=self.fp32.preprocess,
+            preprocess=self.reference.preprocess,
             postprocess=card.postprocess,
             variants=tuple(self._variant(precision, latency[precision]) for precision in self.paths),
             golden=self._golden(self.paths),
-            custom_ops=self.fp32.custom_ops,
+            custom_ops=self.reference.custom_ops,
             provenance=card.provenance,
         )
 
     def _variant(self, precision: str, latency: float) -> Variant:
         metrics = {"latency_ms": round(latency, 4)}
         session = self.sessions[precision]
-        if precision == FP32:
-            metrics["parity_max_abs"] = self.fp32.parity
-            tolerance = float_tolerance((*session.inputs, *session.outputs))
+        if precision == self.reference.precision:
+            metrics["parity_max_abs"] = self.reference.parity
+            tolerance = TOLERANCES[precision]
         else:
-            tolerance = int8_tolerance(self.outputs[precision], self.outputs[FP32])
+            tolerance = int8_tolerance(self.outputs[precision], self.outputs[self.reference.precision])
         return variant_of(self.paths[precision], session, precision, tolerance, metrics)
 
     def _golden(self, precisions: Iterable[str]) -> Golden:
@@ -149,7 +151,7 @@ class Draft:
         artifact = self._artifact(manifest)
         rejected: list[RejectedVariant] = []
         if evaluation is not None:
-            measured = _with_accuracy(artifact, evaluation)
+            measured = _with_accuracy(artifact, self.reference.precision, evaluation)
             kept, rejected = _sort_out(measured, max_drop)
             for one in rejected:
                 self.paths[one.precision].unlink()
@@ -168,17 +170,17 @@ class Draft:
         return Artifact.open(self.directory)
 
 
-def _with_accuracy(artifact: Artifact, evaluation: Dataset) -> list[Variant]:
-    """Return the variants of *artifact* with their accuracy, and what they gain and lose against fp32."""
+def _with_accuracy(artifact: Artifact, reference_id: str, evaluation: Dataset) -> list[Variant]:
+    """Return the variants of *artifact* with their accuracy, and what they gain and lose against the reference."""
     results = {variant.id: evaluate(artifact, variant.id, evaluation) for variant in artifact.manifest.variants}
-    reference = artifact.manifest.variant(FP32)
+    reference = artifact.manifest.variant(reference_id)
     measured = []
     for variant in artifact.manifest.variants:
         result = results[variant.id]
         metrics = {
             **variant.metrics,
             "top1": round(result.top1, 6),
-            "agreement_fp32": round(result.agreement(results[FP32]), 6),
+            "agreement_fp32": round(result.agreement(results[reference_id]), 6),
             "speedup_fp32": round(reference.metrics["latency_ms"] / variant.metrics["latency_ms"], 3),
             "top1_images": float(len(result.answers)),
         }
@@ -187,8 +189,8 @@ def _with_accuracy(artifact: Artifact, evaluation: Dataset) -> list[Variant]:
 
 
 def _sort_out(variants: Sequence[Variant], max_drop: float) -> tuple[list[Variant], list[RejectedVariant]]:
-    """Return the variants that earn their place, and the others."""
-    reference = next(variant for variant in variants if variant.id == FP32)
+    """Return the variants that earn their place beside the first, and the others."""
+    reference = variants[0]
     kept, rejected = [], []
     for variant in variants:
         reason = None if variant is reference else why_rejected(variant.metrics, reference.metrics, max_drop)

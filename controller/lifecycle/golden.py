@@ -7,9 +7,9 @@ Rules:
     * Few enough pictures that the outputs stay below `MOST_BYTES`: every device downloads them.
     * A variant's tolerance is what an honest execution provider may differ by, as a share of what each output
       ranges over (`runtime.comparison` says how it is applied):
-      fp32 - `FP32_SHARE`: other kernels sum in another order, some at TF32 precision (10 bits of
-      mantissa, 1e-3).
-      fp16 - `FP16_SHARE`: the same 10 bits, and every intermediate result rounded to them.
+      fp32 - 1e-3: other kernels sum in another order, some at TF32 precision (10 bits of
+      mantissa).
+      fp16 - 1e-2: the same 10 bits, and every intermediate result rounded to them.
       int8 - `INT8_FACTOR` times what quantization itself changed, and at least `INT8_SHARE`: a CPU without
       VNNI rounds and saturates elsewhere, so a neighbouring grid point is honest, an answer much further
       from fp32 than here is not.
@@ -30,7 +30,7 @@ from runtime.proving import output_key
 
 __all__ = [
     "GOLDEN_FILE",
-    "float_tolerance",
+    "TOLERANCES",
     "golden_input",
     "int8_tolerance",
     "pictures_within_limit",
@@ -42,10 +42,10 @@ GOLDEN_FILE = "golden.npz"
 PICTURES = 3
 SYNTHETIC_SIZE = 256  # pixels, height and width
 MOST_BYTES = 16_000_000  # of the outputs of one variant, uncompressed
-FP32_SHARE = 1e-3
-FP16_SHARE = 1e-2
 INT8_FACTOR = 2.0
 INT8_SHARE = 0.02
+TOLERANCES: Mapping[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": INT8_SHARE}
+"""Of a model as it came, by its precision."""
 
 Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
@@ -82,11 +82,6 @@ def pictures_within_limit(outputs: Outputs, pictures: int) -> int:
     """Return how many of the *pictures* that gave *outputs* the golden file may have, one at least."""
     total = sum(output.nbytes for output in outputs.values())
     return max(1, min(pictures, MOST_BYTES * pictures // max(1, total)))
-
-
-def float_tolerance(tensors: Iterable[Tensor]) -> float:
-    """Return the tolerance of a variant of floating point numbers whose inputs and outputs are *tensors*."""
-    return FP16_SHARE if any(tensor.dtype == "float16" for tensor in tensors) else FP32_SHARE
 
 
 def int8_tolerance(outputs: Outputs, fp32_outputs: Outputs) -> float:

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = [
     "load_graph",
     "opset_of",
     "output_operator",
+    "precision_of",
     "real_inputs",
     "with_opset",
 ]
@@ -46,6 +48,7 @@ MAX_IR = 10
 EMBEDDED_PREFIX = "vedette_"  # names of the nodes that are put in begin so
 INPUT_NAME = "images"
 AI_ONNX = ("", "ai.onnx")
+QUANTIZED = ("QLinear", "QuantizeLinear", "DequantizeLinear", "DynamicQuantize")  # operators begin so
 
 Dimension = int | str
 FLOATS: Mapping[str, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
@@ -274,3 +277,14 @@ def output_operator(model: onnx.ModelProto, through: Sequence[str], output: str 
     while node is not None and node.op_type in through and node.input[0] in producers:
         node = producers[node.input[0]]
     return node.op_type if node is not None else ""
+
+
+def precision_of(model: onnx.ModelProto) -> str:
+    """Return in what numbers *model* mostly computes: ``int8`` if it is quantized, ``fp16`` if half, else ``fp32``."""
+    if any(node.op_type.startswith(QUANTIZED) or node.op_type.endswith("Integer") for node in model.graph.node):
+        return "int8"
+    sizes = dict.fromkeys((TensorProto.FLOAT, TensorProto.FLOAT16), 0)
+    for initializer in model.graph.initializer:
+        if initializer.data_type in sizes:
+            sizes[initializer.data_type] += math.prod(initializer.dims)
+    return "fp16" if sizes[TensorProto.FLOAT16] > sizes[TensorProto.FLOAT] else "fp32"

@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller.lifecycle.admission import describe_value
+from controller.lifecycle.fitting import Suggestion, complete
 from controller.lifecycle.golden import synthetic_pictures
 from controller.lifecycle.graph import ImageInput, find_image_input, real_inputs
 from controller.lifecycle.heads import Facts, recognize
 from controller.lifecycle.importers import ImportedModel
-from controller.lifecycle.presets import PRESETS, complete
+from controller.lifecycle.presets import PRESETS
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
 from controller.lifecycle.suggest import likely_presets, makers_preprocess, sized
@@ -63,24 +64,23 @@ def decided_preprocess(
     found = picture_input(imported, request.source)
     if imported.preprocess is not None and preset is not None:
         raise UsageError(f"{request.source} says itself how its pictures are prepared; leave --preprocess out")
-    notes = []
+    notes: list[str] = []
     chosen = imported.preprocess or preset
-    if chosen is None or (chosen.resize is None and chosen.crop is None):
+    if chosen is None or isinstance(chosen, Suggestion) or _says_nothing_of_sizes(chosen):
         found, note = sized(found, facts, task)
         notes += [note] if note else []
     if chosen is None:
-        chosen = makers_preprocess(found, facts, task)
+        chosen = makers_preprocess(facts, task)
         if chosen is None:
             raise _unprepared(request, imported, found, facts, task)
-        notes.append(f"pictures are prepared as {facts.maker} does: {_described(chosen)}")
+        notes.append(f"pictures are prepared as {facts.maker} does")
     chosen, note = _embedding(chosen, found, request.source)
-    return complete(chosen, found), (*notes, *([note] if note else []))
+    notes += [note] if note else []
+    return complete(chosen, found, notes.append), tuple(notes)
 
 
-def _described(preprocess: Preprocess) -> str:
-    resize = preprocess.resize
-    how = f"{resize.mode} to {resize.size}, " if resize is not None else ""
-    return f"{how}{preprocess.color}, scale {preprocess.scale:.6g}"
+def _says_nothing_of_sizes(preprocess: Preprocess) -> bool:
+    return not {"resize", "crop"} & preprocess.model_fields_set
 
 
 def _embedding(chosen: Preprocess, found: ImageInput, source: str) -> tuple[Preprocess, str | None]:

@@ -25,7 +25,7 @@ from controller.lifecycle.pictures import decided_preprocess, picture_input
 from controller.lifecycle.presets import resolve_preprocess
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
-from controller.lifecycle.variants import BUILDERS, build_fp32
+from controller.lifecycle.variants import BUILDERS, build_reference
 from controller.registry.publish import publish
 from runtime.errors import UsageError
 from runtime.manifest import Manifest, Postprocess, Preprocess, Provenance
@@ -34,6 +34,7 @@ from runtime.store import ModelStore
 __all__ = ["ImportReport", "ImportRequest", "import_model"]
 
 TOP_K = 5
+CLASSLESS = ("saliency", "movenet", "embedding")  # heads whose answers name no class
 REHEARSED = 4  # pictures looked at most
 
 
@@ -91,8 +92,8 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
         directory = Path(scratch)
         manifest = _built(imported, preprocess, data, card, directory, request.max_drop)
         rejected = [f"{one.id} was rejected: {one.reason}" for one in manifest.rejected]
-        labelled = [note] if note and task in {"detection", "segmentation"} else []
-        all_notes = (recognized.said, *recognized.notes, *notes, *labelled, *data.notes, *rejected)
+        unnamed = [note] if note and recognized.postprocess.kind not in CLASSLESS else []
+        all_notes = (recognized.said, *recognized.notes, *notes, *unnamed, *data.notes, *rejected)
         return ImportReport(publish(store, directory, manifest), all_notes)
 
 
@@ -137,9 +138,9 @@ def _built(
     imported: ImportedModel, preprocess: Preprocess, data: ImportData, card: Card, directory: Path, max_drop: float
 ) -> Manifest:
     """Build all variants of the model in *directory*, and return its manifest without those that were rejected."""
-    fp32 = build_fp32(imported, preprocess, directory)
-    others = {p: BUILDERS[p].build(fp32, data.calibration, directory) for p in data.precisions}
-    draft = Draft.of(directory, fp32, others, data.pictures)
+    reference = build_reference(imported, preprocess, directory)
+    others = {p: BUILDERS[p].build(reference, data.calibration, directory) for p in data.precisions}
+    draft = Draft.of(directory, reference, others, data.pictures)
     return draft.judged(draft.manifest(card), data.evaluation, max_drop)
 
 

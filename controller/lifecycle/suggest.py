@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from controller.lifecycle.fitting import Suggestion
 from controller.lifecycle.graph import ImageInput
 from controller.lifecycle.heads import Facts
 from controller.lifecycle.presets import PRESETS
@@ -19,22 +20,27 @@ from runtime.manifest import Preprocess, Resize, Task
 __all__ = ["likely_presets", "makers_preprocess", "sized"]
 
 YOLO_SIZE, CLASSIFIER_SIZE = 640, 224  # pixels; what Ultralytics exports if nobody says otherwise
-PADDING = 114  # grey level
+CLASSIFIER = Suggestion(resize=Resize(size=CLASSIFIER_SIZE), crop=(CLASSIFIER_SIZE, CLASSIFIER_SIZE), scale=1 / 255)
+"""Ultralytics' ``classify_transforms``: shortest edge, centre crop, no statistics."""
 
 LIKELY: Mapping[str, tuple[str, ...]] = {
     # by head: presets in the order in which they should be tried
-    "classification": ("imagenet",),
+    "classification": ("imagenet", "efficientnet-lite"),
     "yolov8": ("yolo",),
     "yolov5": ("yolo",),
     "yolov8-seg": ("yolo",),
     "yolov5-seg": ("yolo",),
     "yolov8-pose": ("yolo",),
+    "boxes-seg": ("yolo",),
+    "boxes-pose": ("yolo",),
     "yolox": ("yolox",),
-    "detr": ("coco-detr", "unit"),
-    "boxes": ("yolo", "unit", "coco-detr"),
+    "detr": ("coco-detr", "detr"),
+    "boxes": ("yolo", "coco-detr"),
     "ssd": ("symmetric", "unit"),
-    "movenet": ("raw255",),
-    "embedding": ("clip", "imagenet"),
+    "semantic": ("imagenet-exact", "raw255"),
+    "saliency": ("u2net", "imagenet-exact"),
+    "movenet": ("movenet",),
+    "embedding": ("clip", "dinov2", "imagenet"),
 }
 
 
@@ -58,18 +64,13 @@ def sized(found: ImageInput, facts: Facts, task: Task) -> tuple[ImageInput, str 
     return replace(found, height=height, width=width), note
 
 
-def makers_preprocess(found: ImageInput, facts: Facts, task: Task) -> Preprocess | None:
-    """Return how the maker that the metadata name prepares pictures for an input of fixed size; ``None``: unknown.
+def makers_preprocess(facts: Facts, task: Task) -> Preprocess | None:
+    """Return how the maker that the metadata name prepares pictures, sizes to be fitted; ``None``: unknown.
 
-    Ultralytics: letterbox and shares of 255 for boxes, ``classify_transforms`` (shortest edge, centre crop, no
-    statistics) for classes. YOLOv5's classifiers have ImageNet's statistics, but their metadata do not
-    tell them from its detectors.
+    YOLOv5's classifiers have ImageNet's statistics, but their metadata do not tell them from its detectors.
     """
-    if not isinstance(found.height, int) or not isinstance(found.width, int):
-        return None
-    size = (found.height, found.width)
     if task in {"detection", "segmentation", "pose"} and facts.maker:
-        return Preprocess(resize=Resize(mode="letterbox", size=size, pad=PADDING), scale=1 / 255)
+        return PRESETS["yolo"]
     if task == "classification" and facts.maker == "ultralytics":
-        return Preprocess(resize=Resize(size=min(size)), crop=size, scale=1 / 255)
+        return CLASSIFIER
     return None

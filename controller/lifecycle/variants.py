@@ -1,7 +1,8 @@
 """Building the variants of a model: a table from precision to the function that builds it.
 
 Rules:
-    * fp32 is the reference: every other variant is made from its file, and judged beside it.
+    * The model as it came, mostly in fp32, is the reference: every other variant is made from its file, and judged
+      beside it. A source in fp16 or int8 is published as what it is, and nothing is made from it.
     * A graph of uint8 pixels that normalizes itself is what is wanted; where the normalization cannot
       be put into the graph, the manifest says ``embedded: false`` and the predictor normalizes.
     * What was embedded is compared with NumPy's normalization, and what comes after it with the source, fed with the
@@ -24,7 +25,14 @@ from controller.errors import ExportError
 from controller.lifecycle.calibrate import CALIBRATION_IMAGES, calibration_batches
 from controller.lifecycle.gate import check_behaviour, check_graph, gate_batches
 from controller.lifecycle.golden import SYNTHETIC_SIZE
-from controller.lifecycle.graph import ImageInput, embed_normalization, embedded_part, find_image_input, opset_of
+from controller.lifecycle.graph import (
+    ImageInput,
+    embed_normalization,
+    embedded_part,
+    find_image_input,
+    opset_of,
+    precision_of,
+)
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.quantize import quantize_int8
 from runtime.datasets import Dataset
@@ -39,8 +47,8 @@ __all__ = [
     "FP32",
     "Built",
     "Precision",
-    "build_fp32",
     "build_int8",
+    "build_reference",
     "can_embed",
     "check_precisions",
     "variant_of",
@@ -56,9 +64,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """The fp32 variant, and what it takes.
+    """The variant that the model came as, and what it takes.
 
     Attributes:
+        precision: In which it computes: ``fp32``, ``fp16`` or ``int8``; also its id.
         path: Of the file.
         session: On it.
         preprocess: As the manifest will say it.
@@ -66,6 +75,7 @@ class Built:
         custom_ops: Libraries of operators that it needs.
     """
 
+    precision: str
     path: Path
     session: Session
     preprocess: Preprocess
@@ -83,8 +93,8 @@ class Built:
         return isinstance(self.session.image.shape[0], int)
 
 
-def build_fp32(imported: ImportedModel, preprocess: Preprocess, directory: Path) -> Built:
-    """Write the fp32 variant of *imported* into *directory* and put it through the gate.
+def build_reference(imported: ImportedModel, preprocess: Preprocess, directory: Path) -> Built:
+    """Write *imported* as the reference variant into *directory* and put it through the gate.
 
     Args:
         imported: The model as it came.
@@ -94,7 +104,8 @@ def build_fp32(imported: ImportedModel, preprocess: Preprocess, directory: Path)
     Raises:
         ExportError: It did not pass.
     """
-    path = directory / f"model.{FP32}.onnx"
+    precision = precision_of(imported.graph)
+    path = directory / f"model.{precision}.onnx"
     found = find_image_input(imported.graph)
     embeds = not preprocess.embedded and can_embed(found, preprocess)
     graph = embed_normalization(imported.graph, preprocess) if embeds else imported.graph
@@ -110,7 +121,14 @@ def build_fp32(imported: ImportedModel, preprocess: Preprocess, directory: Path)
         return list(imported.reference(batch if normalizes is None else normalizes(batch)))
 
     parity = check_behaviour(session, batches, reference)
-    return Built(path=path, session=session, preprocess=ours, parity=parity, custom_ops=imported.custom_ops)
+    return Built(
+        precision=precision,
+        path=path,
+        session=session,
+        preprocess=ours,
+        parity=parity,
+        custom_ops=imported.custom_ops,
+    )
 
 
 def can_embed(found: ImageInput | None, preprocess: Preprocess) -> bool:
