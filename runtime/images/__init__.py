@@ -21,7 +21,7 @@ import numpy as np
 
 from runtime.errors import ImageError
 from runtime.images.base import MAX_BYTES, MAX_PIXELS, Decoded, DecodeOptions, Pixels, explained
-from runtime.images.decoders import decode_encoded, format_of
+from runtime.images.decoders import chain_of, decode_with, format_of
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "DecodeOptions", "Decoded", "decode", "load", "read"]
 
@@ -73,7 +73,8 @@ def _decode(data: bytes, options: DecodeOptions) -> Decoded:
         raise ImageError("empty", "the image has no bytes")
     found = format_of(data)
     try:
-        return decode_encoded(found.open(data, options))
+        encoded = found.open(data, options)
+        return decode_with(chain_of(encoded), encoded)
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - see base.REASONS

@@ -1,37 +1,29 @@
-"""BMP: whole rows, or nothing.
+"""BMP: all rows, or nothing.
 
 Rules:
-    * Uncompressed pixels must all be in the file.
-    * Run-length coded pixels must not end before their decoder is done: Pillow leaves the rest black.
+    * Uncompressed pixels must all be in the file. (Pillow itself refuses run-length coded ones that end early.)
+    * OpenCV reads colour of 24 and gray of 8 bits, behind a header written here: it and Pillow read unusual
+      headers differently, and OpenCV prints what it thinks of them. The rest is for Pillow.
 """
 
 from __future__ import annotations
 
-import io
 import struct
+from collections.abc import Mapping
 
 from PIL.BmpImagePlugin import BmpImageFile
 
 from runtime.errors import ImageError
 from runtime.images.base import DecodeOptions, Encoded, Raster, read_header
-from runtime.images.color import from_pillow
 from runtime.images.opencv import with_opencv
 
-__all__ = ["open_bmp", "with_opencv_if_plain", "with_pillow"]
+__all__ = ["open_bmp", "with_opencv_if_plain"]
 
-PLAIN = frozenset({("BGR", 24), ("L", 8), ("P", 8)})  # Pillow's raw modes, bits a pixel
-CORE_HEADER = 12  # bytes of the oldest header, whose fields lie elsewhere
+HEADERS = 14 + 40  # bytes: BITMAPFILEHEADER, BITMAPINFOHEADER
+GRAYS = bytes(level for gray in range(256) for level in (gray, gray, gray, 0))  # a palette of BGRX
 
-
-class _Watched(io.BytesIO):
-    """Bytes that remember whether more of them was asked for than there is."""
-
-    exhausted = False
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        found = super().read(size)
-        self.exhausted |= size is not None and len(found) < size
-        return found
+# By Pillow's raw mode: bits a pixel, palette.
+PLAIN: Mapping[str, tuple[int, bytes]] = {"BGR": (24, b""), "L": (8, GRAYS)}
 
 
 def open_bmp(data: bytes, options: DecodeOptions) -> Encoded:
@@ -50,24 +42,16 @@ def open_bmp(data: bytes, options: DecodeOptions) -> Encoded:
 
 
 def with_opencv_if_plain(encoded: Encoded) -> Raster | None:
-    """Return what OpenCV makes of an uncompressed picture of 8 or 24 bits; ``None`` if it is none."""
-    codec, _, _, arguments = encoded.image.tile[0]
-    if codec != "raw" or not isinstance(arguments, tuple):
+    """Return what OpenCV makes of uncompressed colour of 24 or gray of 8 bits; ``None`` if it is neither."""
+    codec, _, offset, arguments = encoded.image.tile[0]
+    if codec != "raw" or not isinstance(arguments, tuple) or arguments[0] not in PLAIN:
         return None
-    bits = struct.unpack_from("<H", encoded.data, 24 if encoded.data[14] == CORE_HEADER else 28)[0]
-    return with_opencv(encoded) if (arguments[0], bits) in PLAIN else None
-
-
-def with_pillow(encoded: Encoded) -> Raster:
-    """Return what Pillow makes of it.
-
-    Raises:
-        ImageError: ``truncated``: the pixels end early.
-        Exception: Whatever Pillow raises for broken data; see `base.explained`.
-    """
-    watched = _Watched(encoded.data)
-    with BmpImageFile(watched) as image:
-        pixels = from_pillow(image, encoded.options)
-    if watched.exhausted:
-        raise ImageError("truncated", "BMP: the run-length coded pixels end early")
-    return Raster(pixels)
+    mode, stride, direction = arguments
+    bits, palette = PLAIN[mode]
+    height, width = encoded.size
+    if stride != (width * bits + 31) // 32 * 4:  # gray of 4 bits: Pillow has no raw mode of its own for it
+        return None
+    start, length = HEADERS + len(palette), stride * height
+    file = struct.pack("<2sIHHI", b"BM", start + length, 0, 0, start)
+    info = struct.pack("<IiiHHIIiiII", 40, width, -direction * height, 1, bits, 0, length, 0, 0, len(palette) // 4, 0)
+    return with_opencv(encoded, b"".join((file, info, palette, encoded.data[offset : offset + length])))

@@ -23,7 +23,7 @@ from runtime.images.base import Decoded, DecodeOptions, Encoded, Pixels, Raster,
 from runtime.images.color import from_pillow
 from runtime.images.orientation import upright
 
-__all__ = ["CHAINS", "FORMATS", "Decoder", "Format", "decode_encoded", "format_of"]
+__all__ = ["CHAINS", "FORMATS", "Decoder", "Format", "chain_of", "decode_with", "format_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,7 @@ FORMATS: Sequence[Format] = (
 PILLOW = Decoder("pillow", with_pillow)
 OPENCV = Decoder("opencv", opencv.with_opencv)
 JPEG = (Decoder("simplejpeg", jpeg.with_simplejpeg), Decoder("pillow", jpeg.with_pillow))
-WEBP = (Decoder("opencv", webp.with_opencv_if_still), PILLOW)
-BMP = (Decoder("opencv", bmp.with_opencv_if_plain), Decoder("pillow", bmp.with_pillow))
+BMP = (Decoder("opencv", bmp.with_opencv_if_plain), PILLOW)
 
 # By format and mode, as Pillow calls them; what has no row is read by Pillow alone.
 CHAINS: Mapping[tuple[str, str], Sequence[Decoder]] = {
@@ -83,13 +82,8 @@ CHAINS: Mapping[tuple[str, str], Sequence[Decoder]] = {
     ("PNG", "I;16"): (OPENCV, PILLOW),
     ("PNG", "RGB"): (OPENCV, PILLOW),
     ("PNG", "RGBA"): (OPENCV, PILLOW),
-    ("WEBP", "RGB"): WEBP,
-    ("WEBP", "RGBA"): WEBP,
     ("BMP", "RGB"): BMP,
     ("BMP", "L"): BMP,
-    ("BMP", "P"): BMP,
-    ("BMP", "RGBA"): BMP,
-    ("BMP", "1"): BMP,
 }
 
 
@@ -105,19 +99,25 @@ def format_of(data: bytes) -> Format:
     return found
 
 
-def decode_encoded(encoded: Encoded) -> Decoded:
-    """Return the picture, from the first decoder of its row that reads it.
+def chain_of(encoded: Encoded) -> Sequence[Decoder]:
+    """Return the decoders to try, in order; the last one is Pillow."""
+    return CHAINS.get((str(encoded.image.format), encoded.image.mode), (PILLOW,))
+
+
+def decode_with(chain: Sequence[Decoder], encoded: Encoded) -> Decoded:
+    """Return the picture, from the first decoder of *chain* that reads it.
 
     Raises:
-        ImageError: It is no usable picture.
+        ImageError: It is no usable picture, or none of *chain* reads it.
         Exception: Whatever a codec raises for broken data; see `base.explained`.
     """
-    for decoder in CHAINS.get((str(encoded.image.format), encoded.image.mode), (PILLOW,)):
+    for decoder in chain:
         raster = decoder.run(encoded)
         if raster is not None:
             pixels = upright(_filled(raster.pixels, encoded), encoded.orientation)
             return Decoded(pixels, decoder.name, raster.truncated or encoded.rows is not None)
-    raise AssertionError(f"the row of {encoded.image.format} {encoded.image.mode} does not end with Pillow")
+    tried = ", ".join(decoder.name for decoder in chain)
+    raise ImageError("unsupported", f"{encoded.image.format} {encoded.image.mode} is not read by {tried}")
 
 
 def _filled(pixels: Pixels, encoded: Encoded) -> Pixels:

@@ -7,7 +7,8 @@ Rules:
       decoded again, so that damage further on does not hide behind them.
     * What simplejpeg does not read at all (unusual chroma subsampling) goes to Pillow. Never to OpenCV: that
       prints libjpeg's warnings on stderr and tells its caller nothing of them.
-    * Scans are bounded: each passes over the whole picture, however few bytes it has.
+    * Scans are bounded: each passes over the whole picture, however few bytes it has. So are pixels by the
+      bytes that they need at least: a header alone is no reason to allocate memory.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ END_OF_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # FF00 is a data byte
 MAX_SCANS = 64  # encoders write about ten
 MAX_SCANNED_PIXELS = 64_000_000  # times scans; beyond MAX_SCANS
 
+# A block of 8x8 samples takes a bit at least, if it is Huffman coded, and there are half as many blocks as
+# pixels / 64 at least (one channel of every fourth column, one of every fourth row).
+PIXELS_A_BYTE = 8 * 64 * 2
+ARITHMETIC = re.compile(rb"\xff[\xc9\xca\xcb]")
+
 FILL = 128  # what libjpeg makes of coefficients that it never saw
 ONE_MCU = 18 * 18  # pixels: the largest usual MCU, 16x16, and what the upsampling of its chroma touches
 
@@ -60,10 +66,12 @@ def open_jpeg(data: bytes, options: DecodeOptions) -> Encoded:
         ImageError: It is too large, or decoding it would take unduly long.
     """
     image = read_header(JpegImageFile, data, options)
+    pixels = image.width * image.height
     if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        work = scans * image.width * image.height
-        if work > MAX_SCANNED_PIXELS:
+        if scans * pixels > MAX_SCANNED_PIXELS:
             raise ImageError("too_large", f"{scans} scans of {image.width}x{image.height} pixels")
+    if pixels > len(data) * PIXELS_A_BYTE and not options.allow_truncated and not ARITHMETIC.search(data):
+        raise ImageError("truncated", f"{len(data)} bytes cannot hold {image.width}x{image.height} pixels")
     return Encoded(data=data, image=image, options=options, orientation=orientation_of(image))
 
 

@@ -20,12 +20,12 @@ __all__ = ["with_opencv"]
 MAX_EDGE = 1 << 20  # CV_IO_MAX_IMAGE_WIDTH and _HEIGHT, by default
 
 
-def with_opencv(encoded: Encoded) -> Raster | None:
-    """Return what OpenCV makes of it; ``None`` if it declines."""
+def with_opencv(encoded: Encoded, data: bytes | None = None) -> Raster | None:
+    """Return what OpenCV makes of it, or of *data* in its place; ``None`` if it declines."""
     if max(encoded.size) > MAX_EDGE:
         return None
     try:
-        samples = cv2.imdecode(np.frombuffer(encoded.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        samples = cv2.imdecode(np.frombuffer(encoded.data if data is None else data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     if samples is None or samples.shape[:2] != encoded.size:

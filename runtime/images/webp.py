@@ -1,5 +1,7 @@
 """WebP: the size is read before the codec, which allocates memory for it.
 
+Pillow alone decodes it: OpenCV takes what libwebp could make of a damaged file for the whole picture.
+
 Source of the offsets: RFC 9649, 2.5 to 2.7.
 """
 
@@ -11,11 +13,10 @@ from collections.abc import Callable, Mapping
 from PIL.WebPImagePlugin import WebPImageFile
 
 from runtime.errors import ImageError
-from runtime.images.base import DecodeOptions, Encoded, Raster, check_size, read_header
-from runtime.images.opencv import with_opencv
+from runtime.images.base import DecodeOptions, Encoded, check_size, read_header
 from runtime.images.orientation import orientation_of
 
-__all__ = ["open_webp", "with_opencv_if_still"]
+__all__ = ["open_webp"]
 
 HEADER = 30  # bytes that hold every variant's size
 
@@ -49,8 +50,3 @@ def open_webp(data: bytes, options: DecodeOptions) -> Encoded:
     check_size(*size(data[:HEADER].ljust(HEADER, b"\0")), options)
     image = read_header(WebPImageFile, data, options)
     return Encoded(data=data, image=image, options=options, orientation=orientation_of(image))
-
-
-def with_opencv_if_still(encoded: Encoded) -> Raster | None:
-    """Return what OpenCV makes of it; ``None`` if it is an animation, whose first frame Pillow composes."""
-    return None if getattr(encoded.image, "is_animated", False) else with_opencv(encoded)
