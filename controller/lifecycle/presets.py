@@ -1,8 +1,10 @@
 """Preprocessing by name, or from a file.
 
 Rules:
-    * A preset says how pixels are normalized; where it says no size, the graph's own is used.
-    * A file is the manifest's ``preprocess`` object alone, as JSON; an unknown key is an error.
+    * A preset is a suggestion: its size yields to the graph's (`controller.lifecycle.fitting`).
+    * A file is what one of `controller.lifecycle.preprocessors.READERS` knows; the manifest's ``preprocess``
+      object alone, as JSON, is Vedette's own.
+    * docs/preprocessing.md has a row for every preset; a test compares.
 """
 
 from __future__ import annotations
@@ -10,81 +12,77 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from controller.lifecycle.graph import ImageInput
+from controller.lifecycle.fitting import Suggestion, complete
+from controller.lifecycle.moments import CLIP, HALF, IMAGENET
+from controller.lifecycle.preprocessors import read_preprocess
 from runtime.errors import UsageError
-from runtime.manifest import Preprocess, Resize, describe_validation
+from runtime.manifest import Preprocess, Resize
 
 __all__ = ["PRESETS", "complete", "resolve_preprocess"]
 
-PRESETS: Mapping[str, Preprocess] = {
-    # torchvision's and timm's classifiers: shortest edge 256, crop 224, statistics of ImageNet
-    "imagenet": Preprocess(
-        resize=Resize(size=256),
-        crop=(224, 224),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        scale=1 / 255,
+TO_UNIT = 1 / 255
+
+PRESETS: Mapping[str, Suggestion] = {
+    # torchvision's and timm's classifiers
+    "imagenet": Suggestion(resize=Resize(size=256), crop=(224, 224), scale=TO_UNIT, **IMAGENET),
+    # the whole picture with ImageNet's statistics, its aspect ratio not kept: SegFormer, PVT
+    "imagenet-exact": Suggestion(resize=Resize(mode="exact", size=(224, 224)), scale=TO_UNIT, **IMAGENET),
+    # OpenAI's CLIP and OpenCLIP, `_transform`
+    "clip": Suggestion(resize=Resize(size=224, interpolation="bicubic"), crop=(224, 224), scale=TO_UNIT, **CLIP),
+    # SigLIP and SigLIP 2 of fixed resolution, transformers' SiglipImageProcessor
+    "siglip": Suggestion(resize=Resize(mode="exact", size=(224, 224), interpolation="bicubic"), scale=TO_UNIT, **HALF),
+    # DINOv2, facebookresearch/dinov2 `make_classification_eval_transform`
+    "dinov2": Suggestion(resize=Resize(size=256, interpolation="bicubic"), crop=(224, 224), scale=TO_UNIT, **IMAGENET),
+    # Ultralytics' `LetterBox`: YOLOv5, YOLOv8 to YOLO26, and what was exported from them
+    "yolo": Suggestion(resize=Resize(mode="letterbox", size=(640, 640), antialias=False), scale=TO_UNIT),
+    # YOLOX 0.1.1 and later, `preproc`: pixels as they are, in OpenCV's order
+    "yolox": Suggestion(
+        color="BGR", resize=Resize(mode="letterbox", size=(640, 640), antialias=False, anchor="top-left")
     ),
+    # RT-DETR, D-FINE, DEIM: `Resize((640, 640))` on a PIL image, `ToTensor`
+    "coco-detr": Suggestion(resize=Resize(mode="exact", size=(640, 640)), scale=TO_UNIT),
+    # RF-DETR, and DETR exported with a fixed input
+    "detr": Suggestion(resize=Resize(mode="exact", size=(640, 640)), scale=TO_UNIT, **IMAGENET),
+    # U-2-Net as rembg runs it; its division by the brightest pixel is one by 255 here
+    "u2net": Suggestion(
+        resize=Resize(mode="exact", size=(320, 320), interpolation="lanczos"), scale=TO_UNIT, **IMAGENET
+    ),
+    # MoveNet, TensorFlow's `resize_with_pad`: pixels as they are
+    "movenet": Suggestion(resize=Resize(mode="letterbox", size=(192, 192), antialias=False, pad=0)),
+    # EfficientNet-Lite: (pixel - 127) / 128
+    "efficientnet-lite": Suggestion(
+        resize=Resize(size=256, antialias=False), crop=(224, 224), mean=(127.0,) * 3, std=(128.0,) * 3
+    ),
+    # the same numbers, the whole picture: quantized models of TensorFlow Lite and Coral
+    "minus127": Suggestion(mean=(127.0,) * 3, std=(128.0,) * 3),
+    # Caffe's means in Caffe's order: Keras' ResNet50 and VGG (`mode="caffe"`)
+    "caffe": Suggestion(color="BGR", mean=(103.939, 116.779, 123.68)),
     # pixels as they are, 0 to 255: Keras models with their own rescaling, MLPerf Tiny
-    "raw255": Preprocess(),
+    "raw255": Suggestion(),
     # 0 to 1: torchvision's ToTensor without Normalize
-    "unit": Preprocess(scale=1 / 255),
+    "unit": Suggestion(scale=TO_UNIT),
     # -1 to 1: TensorFlow's MobileNets and Inceptions
-    "symmetric": Preprocess(scale=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3),
+    "symmetric": Suggestion(scale=TO_UNIT, **HALF),
 }
 
 
 def resolve_preprocess(setting: str) -> Preprocess:
-    """Return what *setting* means: a preset's name, or the path of a JSON file.
+    """Return what *setting* means: a preset's name, or the path of a file.
+
+    Returns:
+        A `Suggestion` where it was not written for one graph.
 
     Raises:
-        UsageError: It is neither, or the file is not valid.
+        UsageError: It is neither, or the file says what cannot be done exactly.
     """
     if setting in PRESETS:
         return PRESETS[setting]
     path = Path(setting)
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         known = ", ".join(PRESETS)
         raise UsageError(f"--preprocess {setting!r} is no preset ({known}) and no file") from None
-    try:
-        return Preprocess.model_validate_json(data, extra="forbid")
-    except ValidationError as error:
-        raise UsageError(f"--preprocess {path} is not valid: {describe_validation(error)}") from None
-
-
-def complete(preprocess: Preprocess, found: ImageInput) -> Preprocess:
-    """Return *preprocess* with the size of the graph's input where it says none.
-
-    Raises:
-        UsageError: It leads to another size than the graph takes, or to none where the graph takes any.
-    """
-    height, width = found.height, found.width
-    if preprocess.resize is None and preprocess.crop is None:
-        if not isinstance(height, int) or not isinstance(width, int):
-            raise UsageError(
-                f"input {found.name!r} takes pictures of any size ({height} x {width}), and the preprocessing "
-                "says none; give --preprocess FILE with resize or crop"
-            )
-        return preprocess.model_copy(update={"resize": Resize(mode="exact", size=(height, width))})
-    leads_to = _size_after(preprocess)
-    for what, graph, ours in zip(("height", "width"), (height, width), leads_to, strict=True):
-        if isinstance(graph, int) and ours != graph:
-            raise UsageError(
-                f"the preprocessing leads to a {what} of {ours or 'no fixed size'}, "
-                f"input {found.name!r} takes {graph}; give --preprocess FILE with resize and crop to match"
-            )
-    return preprocess
-
-
-def _size_after(preprocess: Preprocess) -> tuple[int | None, int | None]:
-    """Return the (height, width) that every picture ends with; ``None`` where it depends on the picture."""
-    if preprocess.crop is not None:
-        return preprocess.crop
-    resize = preprocess.resize
-    if resize is None or resize.mode != "exact":
-        return None, None
-    return resize.size if isinstance(resize.size, tuple) else (resize.size, resize.size)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--preprocess {path} cannot be read as UTF-8 text: {error}") from None
+    return read_preprocess(text, f"--preprocess {path}")

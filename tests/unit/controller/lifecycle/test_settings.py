@@ -1,8 +1,7 @@
-"""Presets, labels, activations, held-out data, calibration images: the pipeline's small decisions."""
+"""Labels, activations, held-out data, calibration images: the pipeline's small decisions."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,18 +12,15 @@ import pytest
 from controller.lifecycle.calibrate import calibration_batches, spread_images
 from controller.lifecycle.card import activation_of, class_labels, read_labels
 from controller.lifecycle.evaluate import why_rejected
-from controller.lifecycle.graph import ImageInput
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.labelled import usable_rows
-from controller.lifecycle.presets import PRESETS, complete, resolve_preprocess
 from controller.lifecycle.variants import check_precisions
 from runtime.datasets import ArrayDataset, open_dataset
 from runtime.errors import DatasetError, UsageError
-from runtime.manifest import Preprocess, Resize, Tensor
+from runtime.manifest import Preprocess, Tensor
 from runtime.preprocess import Preprocessor
 
 GraphMaker = Callable[..., onnx.ModelProto]
-FIXED = ImageInput(name="x", dtype="float32", layout="NCHW", batch="N", height=20, width=30, channels=3)
 
 
 def numbered(count: int, labels: np.ndarray | None = None, names: tuple[str, ...] | None = None) -> ArrayDataset:
@@ -32,43 +28,6 @@ def numbered(count: int, labels: np.ndarray | None = None, names: tuple[str, ...
     images = np.zeros((count, 8, 8, 3), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
     return ArrayDataset(uri="n", images=images, labels=labels, label_names=names, source_file="n", fingerprint="f")
-
-
-def test_preset_or_strict_file(tmp_path: Path) -> None:
-    assert resolve_preprocess("imagenet").crop == (224, 224)
-    path = tmp_path / "own.json"
-    own = {"color": "BGR", "resize": {"mode": "exact", "size": [20, 30]}, "mean": [1, 2, 3]}
-    path.write_text(json.dumps(own))
-    assert resolve_preprocess(str(path)).resize == Resize(mode="exact", size=(20, 30))
-    path.write_text(json.dumps({**own, "means": [1, 2, 3]}))
-    with pytest.raises(UsageError, match=r"own\.json is not valid: means: Extra inputs"):
-        resolve_preprocess(str(path))
-    path.write_text("{")
-    with pytest.raises(UsageError, match="is not valid"):
-        resolve_preprocess(str(path))
-    with pytest.raises(UsageError, match=r"'imagnet' is no preset \(imagenet, raw255, unit, symmetric\) and no file"):
-        resolve_preprocess("imagnet")
-
-
-def test_size_comes_from_the_graph_where_the_preset_says_none() -> None:
-    assert complete(PRESETS["raw255"], FIXED).resize == Resize(mode="exact", size=(20, 30))
-    dynamic = ImageInput(name="x", dtype="float32", layout="NCHW", batch="N", height="h", width="w", channels=3)
-    assert complete(PRESETS["imagenet"], dynamic) == PRESETS["imagenet"]
-    with pytest.raises(UsageError, match=r"any size \(h x w\)"):
-        complete(PRESETS["raw255"], dynamic)
-
-
-@pytest.mark.parametrize(
-    ("preprocess", "says"),
-    [
-        (PRESETS["imagenet"], "height of 224, input 'x' takes 20"),
-        (Preprocess(crop=(20, 31)), "width of 31, input 'x' takes 30"),
-        (Preprocess(resize=Resize(size=20)), "height of no fixed size"),
-    ],
-)
-def test_size_that_the_graph_does_not_take_is_refused(preprocess: Preprocess, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        complete(preprocess, FIXED)
 
 
 @pytest.mark.parametrize(
