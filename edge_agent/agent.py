@@ -43,6 +43,7 @@ from runtime.proof import Proof
 from runtime.protocol.bundle import Bundle
 from runtime.protocol.messages import Command, Reported
 from runtime.protocol.topics import Channel, FleetTopics
+from runtime.providers import find
 
 __all__ = ["Agent", "run_agent"]
 
@@ -119,7 +120,8 @@ class Agent:
         )
 
         async def prove_variant(root: Path, variant: str, provider: str) -> Proof:
-            return await prove(root, variant, provider, seconds=settings.proof_timeout)
+            seconds = max(settings.proof_timeout, find(provider).proof_seconds)
+            return await prove(root, variant, provider, seconds=seconds)
 
         return Parts(
             slots=self._slots,
@@ -164,8 +166,8 @@ class Agent:
                 return
             self._proofs = await prove_providers(seconds=self._settings.proof_timeout)
         for proof in self._proofs:
-            _log.info("execution provider", provider=proof.provider, passed=proof.passed, reason=proof.reason)
-        self._reporter.providers = tuple(proof.provider for proof in self._proofs if proof.passed)
+            _log.info("execution provider", provider=proof.reference, passed=proof.passed, reason=proof.reason)
+        self._reporter.providers = tuple(proof.reference for proof in self._proofs if proof.passed)
         self._reporter.changed.set()
 
     async def _publish_state(self) -> None:

@@ -122,13 +122,14 @@ class Assignments:
         self._under_way = assignment
         await self._wait_for_window(assignment)
 
-        told = 0  # candidates whose refusal was told
+        told: set[str] = set()  # of candidates that were refused, and of the provider that was preferred
 
         def report(update: Update) -> None:
-            nonlocal told
-            for reason in update.refused[told:]:
-                self._reporter.event("provider_fallback", sequence=assignment.sequence, code="proof", message=reason)
-            told = len(update.refused)
+            reasons = dict.fromkeys(update.refused, "proof") | {update.fallback: "preferred"}
+            for reason, code in reasons.items():
+                if reason and reason not in told:
+                    self._reporter.event("provider_fallback", sequence=assignment.sequence, code=code, message=reason)
+            told.update(reasons)
             if update.problem is None:  # a failure is told once it is over: when the old model serves
                 self._reporter.enter(update.phase, assignment)
 

@@ -11,6 +11,7 @@ import click
 from edge_agent.config import AgentHome, Settings
 from edge_agent.errors import AgentError
 from runtime.cli import run_command
+from runtime.commands.doctor import findings
 from runtime.protocol.bundle import Bundle
 from runtime.terminal import emit, json_option, table
 
@@ -108,6 +109,7 @@ def _status_rows(state: LocalState) -> list[tuple[str, object]]:
         ("agent", f"runs (process {state.pid})" if running else "does not run"),
         ("broker", f"{state.broker}, {'connected' if running and state.connected else 'not connected'}"),
         ("serving", f"{active.model}@{active.version}, {active.variant} on {active.provider}" if active else "nothing"),
+        ("fall-back", (active.fallback if active else "") or "none"),
         ("standby", f"{standby.model}@{standby.version}" if standby else "none"),
         ("update", f"{reported.phase} (assignment {reported.sequence})"),
         ("failure", f"{failure.code}: {failure.message}" if failure else "none"),
@@ -133,12 +135,7 @@ def _doctor_text(report: dict[str, Any]) -> str:
         for section in ("agent", "broker", "machine", "versions")
         for name in report[section]
     ]
-    proofs = [
-        (proof["provider"], "proven" if proof["passed"] else "refused", proof["reason"])
-        for proof in report["providers"]
-    ]
-    parts = [table(("what", "found"), facts), table(("execution provider", "", "why"), proofs), *report["advice"]]
-    return "\n\n".join(parts)
+    return "\n\n".join([table(("what", "found"), facts), *findings(report)])
 
 
 def main() -> NoReturn:

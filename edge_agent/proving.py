@@ -24,7 +24,7 @@ from edge_agent.update import Capabilities
 from runtime.hardware import this_machine
 from runtime.probe import PROBE_VARIANT, probe_root
 from runtime.proof import Proof, ort_version, prove_isolated
-from runtime.providers import PREFERENCE
+from runtime.providers import preferences
 
 __all__ = ["capabilities", "prove", "prove_providers"]
 
@@ -37,7 +37,7 @@ async def prove(root: Path, variant: str, provider: str, *, seconds: float) -> P
     Args:
         root: The artifact's directory.
         variant: Which of its variants.
-        provider: ONNX Runtime's name of the execution provider.
+        provider: Reference of the execution provider (see `runtime.providers`).
         seconds: Until the proof counts as failed.
     """
     arguments = (str(root), variant, provider, str(seconds), str(os.getpid()))
@@ -66,13 +66,20 @@ async def prove(root: Path, variant: str, provider: str, *, seconds: float) -> P
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-    return Proof(variant=variant, provider=provider, passed=False, reason=reason, ort=ort_version())
+    name, _, device = provider.partition(":")
+    return Proof(variant=variant, provider=name, device=device, passed=False, reason=reason, ort=ort_version())
 
 
 async def prove_providers(*, seconds: float) -> list[Proof]:
-    """Return a proof, with the probe artifact, of each execution provider preferred on this machine, in that order."""
-    preferred = PREFERENCE[this_machine().device_class]
-    return [await prove(probe_root(), PROBE_VARIANT, provider.name, seconds=seconds) for provider in preferred]
+    """Return a proof, with the probe artifact, of each execution provider preferred on this machine, in that order.
+
+    Args:
+        seconds: That one may take; more for a provider that says that it needs more.
+    """
+    return [
+        await prove(probe_root(), PROBE_VARIANT, one.reference, seconds=max(seconds, one.proof_seconds))
+        for one in preferences(this_machine())
+    ]
 
 
 def capabilities(proofs: list[Proof], home: Path) -> Capabilities:
@@ -83,7 +90,8 @@ def capabilities(proofs: list[Proof], home: Path) -> Capabilities:
         ort=ort.rpartition(" ")[2],  # `onnxruntime 1.32.0` where it was not loaded
         memory_mb=this_machine().memory_mb,
         disk_mb=shutil.disk_usage(home).free // 2**20,
-        providers=tuple(proof.provider for proof in passed),
+        providers=tuple(proof.reference for proof in passed),
+        proofs=tuple(proofs),
     )
 
 

@@ -23,8 +23,12 @@ from enum import StrEnum
 from typing import Final
 
 from edge_agent.errors import FailureCode, UpdateError
+from runtime.choice import pairs
+from runtime.hardware import Machine
 from runtime.manifest import Manifest, Requires, Variant
+from runtime.proof import Proof
 from runtime.protocol.messages import Phase
+from runtime.providers import find
 
 __all__ = ["Action", "Candidate", "Capabilities", "Problem", "Update", "candidates", "check_requirements"]
 
@@ -76,7 +80,7 @@ class Candidate:
     """A variant on an execution provider that it is meant for."""
 
     variant: str
-    provider: str
+    provider: str  # reference
 
     def __str__(self) -> str:
         return f"{self.variant} on {self.provider}"
@@ -97,7 +101,8 @@ class Capabilities:
     ort: str  # version of ONNX Runtime, `1.32.0`; empty if there is none
     memory_mb: int  # in the whole device
     disk_mb: int  # free where the slots are
-    providers: tuple[str, ...]  # execution providers worth a proof, most preferred first
+    providers: tuple[str, ...]  # execution providers that were proven to work, most preferred first
+    proofs: tuple[Proof, ...] = ()  # of every provider that this machine prefers, also of those that were refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,7 @@ class Update:
     action: Action = Action.FETCH_MANIFEST
     candidates: tuple[Candidate, ...] = ()  # left to try, the one under way first
     refused: tuple[str, ...] = ()  # why each candidate before it was not taken
+    fallback: str = ""  # why the proven candidate is not on the provider that this machine prefers
     problem: Problem | None = None
 
     @property
@@ -136,6 +142,10 @@ class Update:
         """The action was done."""
         return replace(self, action=_FOLLOWING[self.action])
 
+    def proven(self, fallback: str) -> Update:
+        """The candidate passed its proof; *fallback* says why it is not on the preferred provider."""
+        return replace(self.succeeded(), fallback=fallback)
+
     def failed(self, code: FailureCode, message: str) -> Update:
         """The action failed for good, or the next candidate's turn has come."""
         if self.action in _CLEANING:  # it failed already; what cleaning adds is not the cause
@@ -154,22 +164,18 @@ class Update:
         return replace(self, action=Action.DISCARD, candidates=(), refused=refused, problem=problem)
 
 
-def candidates(manifest: Manifest, providers: Sequence[str]) -> tuple[Candidate, ...]:
-    """Return what may serve *manifest* here, best first.
+def candidates(manifest: Manifest, providers: Sequence[str], machine: Machine) -> tuple[Candidate, ...]:
+    """Return what may serve *manifest* on *machine*, best first.
 
-    The device's preference among *providers* counts first; on one provider the variant with the
-    lowest published latency, and fp32 last: it is what everything else was made to be better than.
+    The device's preference among *providers* (references) counts first; on one provider the variant with
+    the lowest published latency, and fp32 last: it is what everything else was made to be better than.
     """
 
     def order(variant: Variant) -> tuple[bool, float]:
         return variant.precision == "fp32", variant.metrics.get("latency_ms", float("inf"))
 
-    return tuple(
-        Candidate(variant.id, provider)
-        for provider in providers
-        for variant in sorted(manifest.variants, key=order)
-        if "*" in variant.providers or provider in variant.providers
-    )
+    tried, _ = pairs(sorted(manifest.variants, key=order), [find(provider) for provider in providers], machine)
+    return tuple(Candidate(pair.variant, pair.provider.reference) for pair in tried)
 
 
 def check_requirements(requires: Requires, have: Capabilities, needed_mb: int = 0) -> None:

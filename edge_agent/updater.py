@@ -29,8 +29,10 @@ from edge_agent.slots import Slots
 from edge_agent.supervisor import Supervisor, Totals
 from edge_agent.update import Action, Capabilities, Problem, Update, candidates, check_requirements
 from runtime.artifact import Artifact
+from runtime.choice import fallback
 from runtime.errors import VedetteError
 from runtime.files import replace_bytes
+from runtime.hardware import this_machine
 from runtime.manifest import MANIFEST_FILE, Manifest, PinnedFile
 from runtime.proof import Proof
 from runtime.protocol.messages import MAX_MESSAGE, Assignment, ModelState
@@ -69,6 +71,8 @@ class Updater:
         self._manifest: Manifest | None = None
         self._root: Path | None = None  # of the slot that is filled
         self._runner: RunnerProcess | None = None  # warm, not serving yet
+        self._provider_proofs: tuple[Proof, ...] = ()  # with the probe artifact
+        self._proofs: list[Proof] = []  # of the candidates so far
         self._totals_before = Totals()  # the switch
         self._crashes_before = 0
         self._steps: dict[Action, Callable[[Update], Awaitable[Update]]] = {
@@ -147,7 +151,8 @@ class Updater:
             )
         self._manifest = manifest
         have = await parts.capabilities()
-        chosen = candidates(manifest, have.providers)
+        self._provider_proofs = have.proofs
+        chosen = candidates(manifest, have.providers, this_machine())
         largest = max((manifest.variant(candidate.variant).size for candidate in chosen), default=0)
         needed = 2 * (largest + manifest.golden.size)  # as chunks and as files
         check_requirements(manifest.requires, have, needed_mb=needed // 2**20)
@@ -173,10 +178,16 @@ class Updater:
     async def _prove(self, update: Update) -> Update:
         candidate = update.candidate
         proof = await self._parts.prove(self._filled(), candidate.variant, candidate.provider)
+        self._proofs.append(proof)
         if not proof.passed:
             return update.failed("proof", proof.reason)
         _log.info("proven", candidate=str(candidate), max_abs=proof.max_abs, latency_ms=proof.latency_ms)
-        return update.succeeded()
+        return update.proven(self._fallback(proof))
+
+    def _fallback(self, chosen: Proof) -> str:
+        """Return why this machine's preferred provider does not run the model; empty if it does."""
+        refused = [proof for proof in self._provider_proofs if not proof.passed]
+        return fallback(this_machine(), chosen, [*refused, *self._proofs]) or ""
 
     async def _start(self, update: Update) -> Update:
         self._runner = await self._parts.supervisor.prepare(self._filled(), self._model(update))
@@ -252,6 +263,7 @@ class Updater:
             manifest_sha256=self._assignment.manifest_sha256,
             variant=update.candidate.variant,
             provider=update.candidate.provider,
+            fallback=update.fallback,
         )
 
     def _harvest(self, wanted: set[str]) -> int:

@@ -2,13 +2,15 @@
 
 Rules:
     * It runs only what was proven: a variant on an execution provider that matched the golden output.
-    * Of what was proven, the fastest measured one runs; a provider asked for by name is strict.
+    * Of what was proven, the fastest measured one runs; a provider asked for by name is strict. With
+      ``auto``, `Predictor.fallback` says what this machine would have preferred, and why it does not run.
     * ``predict`` is ``load`` -> ``prepare`` -> ``infer`` -> ``decode``; a pipeline may call the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +19,69 @@ import numpy.typing as npt
 
 from runtime import images
 from runtime.artifact import Artifact
-from runtime.errors import ModelError, ProviderError
-from runtime.manifest import Tensor, Variant
+from runtime.batching import run_in_batches
+from runtime.choice import Skipped, fallback, fastest, pairs
+from runtime.errors import ModelError
+from runtime.hardware import this_machine
+from runtime.manifest import Tensor
 from runtime.preprocess import Preprocessor
-from runtime.proof import Proof, prove_isolated
-from runtime.providers import candidates, canonical
+from runtime.proof import Proof, engine_folder, prove_isolated
+from runtime.providers import find, is_installed, preferences, resolve
 from runtime.session import Session, SessionOptions
 from runtime.tasks import Prediction, head_of
 
-__all__ = ["Predictor", "prove_all", "select"]
+__all__ = ["Predictor", "Selection", "choose"]
 
 AUTO = "auto"
 
 
-def _pairs(artifact: Artifact, provider: str, variant: str | None) -> Iterator[tuple[Variant, str]]:
-    """Yield the (variant, EP) pairs that may serve: present files, meant for the EP, as the caller narrowed them."""
-    providers = candidates() if provider == AUTO else [canonical(provider)]
-    variants = artifact.manifest.variants if variant is None else (artifact.manifest.variant(variant),)
-    for name in providers:
-        for one in variants:
-            if artifact.has(one) and ("*" in one.providers or name in one.providers):
-                yield one, name
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What was chosen to run, and everything that led to it.
+
+    Attributes:
+        chosen: The proof of what runs.
+        proofs: All that were made.
+        skipped: Pairs of variant and provider that were not tried, and why.
+        fallback: Why it is not the provider that this machine prefers; ``None`` if it is, or was asked for.
+    """
+
+    chosen: Proof
+    proofs: tuple[Proof, ...]
+    skipped: tuple[Skipped, ...]
+    fallback: str | None
 
 
-def prove_all(artifact: Artifact, *, provider: str = AUTO, variant: str | None = None) -> list[Proof]:
-    """Return the proof of each pair of variant and execution provider that may serve *artifact*."""
-    return [prove_isolated(artifact.root, one.id, name) for one, name in _pairs(artifact, provider, variant)]
+def choose(
+    artifact: Artifact, *, provider: str = AUTO, variant: str | None = None, options: SessionOptions | None = None
+) -> Selection:
+    """Prove what may serve *artifact* here, and choose the fastest that passed.
 
-
-def select(artifact: Artifact, proofs: Sequence[Proof]) -> Proof:
-    """Return the fastest of the *proofs* that passed.
+    Args:
+        artifact: The model.
+        provider: ``auto``, or the reference of an EP (see `runtime.providers`), which is strict.
+        variant: Id of the only variant to consider; all that are present if ``None``.
+        options: How the session uses the machine.
 
     Raises:
-        ProviderError: None passed; the text says for each why not.
+        ProviderError: Nothing passed the proof.
+        ModelNotFoundError: There is no such variant.
+        UsageError: *provider* means no EP.
     """
-    passed = [proof for proof in proofs if proof.passed]
-    if not passed:
-        why = "; ".join(f"{p.variant} on {p.provider}: {p.reason}" for p in proofs)
-        nothing = "no variant that is here is meant for any that may be tried"
-        raise ProviderError(f"{artifact.manifest.reference} runs on no execution provider here: {why or nothing}")
-    return min(passed, key=lambda proof: float("inf") if proof.latency_ms is None else proof.latency_ms)
+    machine, manifest = this_machine(), artifact.manifest
+    automatic = provider == AUTO
+    wanted = [p for p in preferences(machine) if is_installed(p)] if automatic else resolve(provider)
+    considered = manifest.variants if variant is None else (manifest.variant(variant),)
+    present = {one.id for one in considered if artifact.has(one)}
+    tried, skipped = pairs(considered, wanted, machine, present)
+    proofs = [prove_isolated(artifact.root, pair.variant, pair.provider.reference, options=options) for pair in tried]
+    chosen = fastest(manifest, proofs, skipped)
+    return Selection(
+        chosen=chosen,
+        proofs=tuple(proofs),
+        skipped=tuple(skipped),
+        fallback=fallback(machine, chosen, proofs, skipped) if automatic else None,
+    )
 
 
 class Predictor:
@@ -64,9 +89,11 @@ class Predictor:
 
     Attributes:
         artifact: What it was built from.
+        selection: What was proven and what was not, and the choice.
         proof: Why it runs this variant on this execution provider.
         variant: The variant that runs.
-        provider: The execution provider that it runs on.
+        provider: ONNX Runtime's name of the execution provider that it runs on.
+        fallback: With ``auto``: why it is not the provider that this machine prefers; ``None`` if it is.
     """
 
     def __init__(
@@ -81,7 +108,7 @@ class Predictor:
 
         Args:
             artifact: The model.
-            provider: ``auto``, an alias (``cpu``, ``cuda``, ...) or ONNX Runtime's name of an EP.
+            provider: ``auto``, an alias (``cpu``, ``cuda``, ``openvino:gpu``, ...) or ONNX Runtime's name of an EP.
             variant: Id of the only variant to consider; all that are present if ``None``.
             options: How the session uses the machine.
 
@@ -91,10 +118,12 @@ class Predictor:
             UsageError: *provider* means no EP.
         """
         self.artifact = artifact
-        self.proof = select(artifact, prove_all(artifact, provider=provider, variant=variant))
+        self.selection = choose(artifact, provider=provider, variant=variant, options=options)
+        self.proof = self.selection.chosen
+        self.fallback = self.selection.fallback
         self.variant = artifact.manifest.variant(self.proof.variant)
         self.provider = self.proof.provider
-        self._session = Session(artifact.verified_path(self.variant), self.provider, options)
+        self._session = self._build(options or SessionOptions())
         if self._session.inputs != self.variant.inputs:
             raise ModelError(
                 f"{artifact.manifest.reference} {self.variant.id}: the graph takes "
@@ -105,11 +134,28 @@ class Predictor:
         self._outputs = tuple(output.name for output in self._session.outputs)
         self._head = head_of(artifact.manifest)
 
+    def _build(self, options: SessionOptions) -> Session:
+        proven, variant = find(self.proof.reference), self.variant
+        return Session(
+            self.artifact.verified_path(variant),
+            proven.reference,
+            options,
+            custom_ops=self.artifact.manifest.custom_ops,
+            folder=engine_folder(self.artifact, variant.id, proven, options),
+        )
+
     @property
     def fixed_batch(self) -> int | None:
-        """The only batch size that the graph takes; ``None``: it takes any."""
-        size = self._session.image.shape[0]
-        return size if isinstance(size, int) else None
+        """The only batch size that the session takes; ``None``: it takes any."""
+        return self._session.batch
+
+    def end_profiling(self) -> Path:
+        """End the profile that `SessionOptions.profiling` began, and return its file.
+
+        Raises:
+            UsageError: None was begun.
+        """
+        return self._session.end_profiling()
 
     def predict(self, sources: Sequence[bytes | Path | npt.NDArray[np.uint8]], **changes: Any) -> list[Prediction]:
         """Return one prediction for each of *sources*, inferred as one batch.
@@ -151,16 +197,7 @@ class Predictor:
         Raises:
             ModelError: Inference failed.
         """
-        size = self.fixed_batch
-        if size is None or len(batch) == size:
-            return self._session.run(batch)
-        parts = [self._infer_padded(batch[start : start + size], size) for start in range(0, len(batch), size)]
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
-
-    def _infer_padded(self, part: npt.NDArray[np.generic], size: int) -> list[npt.NDArray[Any]]:
-        missing = size - len(part)
-        padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-        return [output[: len(part)] for output in self._session.run(padded)]
+        return run_in_batches(self._session, batch, self.artifact.manifest.postprocess)
 
     def decode(
         self, outputs: Sequence[npt.NDArray[Any]], sizes: Sequence[tuple[int, int]], **changes: Any

@@ -7,6 +7,8 @@ Rules:
     * Whatever the child does (wrong output, crash, silence) is a proof that did not pass, and says why.
     * A passed proof is kept under a key of all that could change it; a failed one is never kept. A kept
       proof counts only while the files are still the ones that the manifest pins.
+    * What a provider compiles (engines of TensorRT, blobs of OpenVINO) lies in a folder of the same key,
+      so that it never serves what it was not made for.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +28,13 @@ from runtime.errors import ArtifactError
 from runtime.files import replace_bytes
 from runtime.hardware import this_machine
 from runtime.home import Home
-from runtime.providers import options_of
+from runtime.providers import Provider, explain, find, flavours, installed_plugins, last_error, ort_version
+from runtime.session_options import SessionOptions
 
-__all__ = ["PROOF_TIMEOUT", "Proof", "ort_version", "prove_isolated"]
+__all__ = ["PROOF_TIMEOUT", "Proof", "engine_folder", "ort_version", "proof_key", "prove_isolated"]
 
-PROOF_TIMEOUT: Final = 120.0  # seconds
-ORT_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn")
+PROOF_TIMEOUT: Final = 120.0  # seconds, of a provider that compiles no engines
+KEY_VERSION: Final = 2  # of the figures below: older proofs lack some
 
 
 class Proof(BaseModel):
@@ -41,50 +43,74 @@ class Proof(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     variant: str
-    provider: str
+    provider: str  # ONNX Runtime's name
+    device: str = ""  # CPU, GPU or NPU, of a provider that has several
     passed: bool
     reason: str  # why it passed or did not
     ort: str = ""  # ONNX Runtime's version
-    max_abs: float | None = None  # largest difference from the golden output
+    origin: str = ""  # the wheel that the provider came from
+    installed: bool = True  # whether ONNX Runtime, or a plug-in, has the provider at all
+    max_abs: float | None = None  # largest difference of a float output from the golden one, in that output's unit
+    max_relative: float | None = None  # the same relative to the output's range: what the tolerance limits
+    build_ms: float | None = None  # from the file to a session; with what an earlier proof had compiled, if any
     latency_ms: float | None = None  # median, batch of one
+    latency_p90_ms: float | None = None  # nine of ten runs took no longer
+    throughput: float | None = None  # images a second, in batches of `throughput_batch`
+    throughput_batch: int | None = None
     node_share: float | None = None  # part of the graph's nodes that really ran on the provider
+    shares: dict[str, float] | None = None  # the same by provider; None: ONNX Runtime is too old to tell
+
+    @property
+    def reference(self) -> str:
+        """The provider as `runtime.providers` names it: ``NAME`` or ``NAME:DEVICE``."""
+        return f"{self.provider}:{self.device}" if self.device else self.provider
 
 
-def ort_version() -> str:
-    """Return flavour and version of the installed ONNX Runtime without loading it; empty if there is none."""
-    for distribution in ORT_DISTRIBUTIONS:
-        try:
-            return f"{distribution} {version(distribution)}"
-        except PackageNotFoundError:
-            continue
-    return ""
-
-
-def _cache_file(artifact: Artifact, variant_id: str, provider: str) -> Path:
+def proof_key(artifact: Artifact, variant_id: str, provider: Provider, options: SessionOptions) -> str:
+    """Return the digest of all that a proof depends on: model, provider, options, versions, drivers, processor."""
     machine, variant = this_machine(), artifact.manifest.variant(variant_id)
     facts = (
+        KEY_VERSION,
         variant.id,
         variant.sha256,
         variant.tolerance,
         artifact.manifest.golden.sha256,
-        provider,
-        sorted(options_of(provider).items()),
-        ort_version(),
+        [library.sha256 for library in artifact.manifest.custom_ops],
+        provider.reference,
+        sorted(provider.options.items()),
+        sorted(provider.plugin_options.items()),
+        options.unobserved().to_json(),
+        flavours(),
+        sorted(installed_plugins([provider]).items()),
         machine.model,
-        machine.nvidia_driver,
+        machine.cpu_count,
+        machine.drivers,
         sorted(machine.cpu_flags),
     )
-    return Home.from_environment().cache / "proofs" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.json"
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def prove_isolated(root: Path, variant_id: str, provider: str, *, timeout: float = PROOF_TIMEOUT) -> Proof:
+def engine_folder(artifact: Artifact, variant_id: str, provider: Provider, options: SessionOptions) -> Path:
+    """Return the folder for what *provider* compiles for a variant; made by those who write into it."""
+    return Home.from_environment().cache / "engines" / proof_key(artifact, variant_id, provider, options)
+
+
+def prove_isolated(
+    root: Path,
+    variant_id: str,
+    provider: str,
+    *,
+    timeout: float | None = None,
+    options: SessionOptions | None = None,
+) -> Proof:
     """Run the golden input of an artifact through one variant on *provider*, in a child process.
 
     Args:
         root: The artifact's directory.
         variant_id: Which of its variants.
-        provider: ONNX Runtime's name of the EP.
-        timeout: Seconds until the child is killed.
+        provider: Reference of the EP (see `runtime.providers`).
+        timeout: Seconds until the child is killed; what the provider needs at most if ``None``.
+        options: How the session will use the machine.
 
     Returns:
         The proof; a crash, a timeout or a wrong output is a proof that did not pass.
@@ -92,40 +118,59 @@ def prove_isolated(root: Path, variant_id: str, provider: str, *, timeout: float
     Raises:
         ModelNotFoundError: There is no artifact in *root*, or it has no such variant.
         ManifestError: The artifact's manifest is not valid.
+        UsageError: *provider* means no EP.
     """
-    artifact = Artifact.open(root)
-    kept = _cache_file(artifact, variant_id, provider)
+    artifact, wanted = Artifact.open(root), find(provider)
+    options = (options or SessionOptions()).unobserved()
+    kept = Home.from_environment().cache / "proofs" / f"{proof_key(artifact, variant_id, wanted, options)}.json"
     try:
         artifact.verified_path(artifact.manifest.variant(variant_id))
         artifact.verified_path(artifact.manifest.golden)
     except ArtifactError as error:
-        return _failed(variant_id, provider, str(error))
+        return _failed(variant_id, wanted, str(error))
     with suppress(OSError, ValidationError):  # not proven yet on this machine
         return Proof.model_validate_json(kept.read_bytes())
-    proof = _prove_in_child(root, variant_id, provider, timeout)
+    proof = _prove_in_child(root, variant_id, wanted, options, timeout or wanted.proof_seconds)
     if proof.passed:
         with suppress(OSError):  # a disk that is full or read-only costs the next start a second proof
             replace_bytes(kept, proof.model_dump_json(indent=1).encode())
     return proof
 
 
-def _failed(variant_id: str, provider: str, reason: str) -> Proof:
-    ort = ort_version().rpartition(" ")[2]
-    return Proof(variant=variant_id, provider=provider, passed=False, reason=reason, ort=ort)
+def _failed(variant_id: str, provider: Provider, reason: str) -> Proof:
+    return Proof(
+        variant=variant_id,
+        provider=provider.name,
+        device=provider.device,
+        passed=False,
+        reason=reason,
+        ort=ort_version().rpartition(" ")[2],
+    )
 
 
-def _prove_in_child(root: Path, variant_id: str, provider: str, timeout: float) -> Proof:
+def _prove_in_child(root: Path, variant_id: str, provider: Provider, options: SessionOptions, timeout: float) -> Proof:
     # -P: a folder called `runtime` where the user happens to be is not ours.
-    command = [sys.executable, "-P", "-m", "runtime.proving", str(root.absolute()), variant_id, provider]
+    command = [sys.executable, "-P", "-m", "runtime.proving", str(root.absolute()), variant_id, provider.reference]
+    command.append(options.to_json())
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return _failed(variant_id, provider, f"no answer within {timeout:g} s")
+    errors = done.stderr.decode(errors="replace")
     try:
-        return Proof.model_validate_json(b"".join(done.stdout.splitlines()[-1:]))  # drivers may print before it
+        proof = Proof.model_validate_json(b"".join(done.stdout.splitlines()[-1:]))  # drivers may print before it
     except ValidationError:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        last = errors.strip().splitlines()[-1:] or ["no output"]
         return _failed(variant_id, provider, f"the child process {_ending(done.returncode)}: {last[0][:300]}")
+    return proof if proof.passed else _with_cause(proof, errors)
+
+
+def _with_cause(proof: Proof, errors: str) -> Proof:
+    """Return a failed *proof* with what ONNX Runtime wrote to stderr before it fell back without an exception."""
+    logged = last_error(errors)
+    if "fell back" not in proof.reason or not logged:
+        return proof
+    return proof.model_copy(update={"reason": f"{proof.reason}: {explain(logged)}"})
 
 
 def _ending(code: int) -> str:

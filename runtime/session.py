@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from runtime.errors import ModelError, ProviderError
+from runtime.binding import BoundRuns
+from runtime.custom_ops import register
+from runtime.errors import ModelError, ProviderError, UsageError
 from runtime.inputs import feeds, image_input
-from runtime.manifest import Tensor
-from runtime.providers import CPU, options_of
+from runtime.manifest import CustomOps, Tensor
+from runtime.providers import CPU, Provider, explain, find, origin_of
+from runtime.session_options import GraphOptimization, SessionOptions
 
-__all__ = ["Session", "SessionOptions"]
+__all__ = ["GraphOptimization", "Session", "SessionOptions"]
 
 NUMPY_TYPES = {
     "tensor(float)": "float32",
@@ -24,29 +26,13 @@ NUMPY_TYPES = {
     "tensor(double)": "float64",
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(int16)": "int16",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
     "tensor(string)": "str",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionOptions:
-    """How a session uses the machine."""
-
-    intra_op_threads: int = 0  # threads within an operator; 0: one a core
-    inter_op_threads: int = 1  # operators at a time
-    allow_spinning: bool = False  # idle threads spin: 28 % instead of 6 % of a CPU at 5 images/s
-
-    def build(self) -> Any:
-        """Return ONNX Runtime's own options."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.intra_op_threads
-        options.inter_op_num_threads = self.inter_op_threads
-        options.log_severity_level = 3  # errors; they arrive as exceptions anyway
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.allow_spinning)))
-        return options
 
 
 def _tensors(nodes: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -64,10 +50,12 @@ class Session:
     """One ONNX file on one execution provider.
 
     Attributes:
-        provider: The EP that it was built on.
-        inputs: What the graph really takes.
+        provider: ONNX Runtime's name of the EP that it was built on.
+        origin: Where that EP comes from, in words.
+        inputs: What the graph takes by itself, whatever `SessionOptions.fixed_batch` pins.
         image: That one of the inputs which takes the pictures.
         outputs: What the graph really gives.
+        batch: The only batch size that it takes; ``None``: it takes any.
     """
 
     def __init__(
@@ -76,36 +64,48 @@ class Session:
         provider: str = CPU.name,
         options: SessionOptions | None = None,
         *,
+        custom_ops: Sequence[CustomOps] = (),
+        folder: Path | None = None,
         record_assignment: bool = False,
     ) -> None:
-        """Build the session; *record_assignment* keeps for `node_share` which EP got which node.
+        """Build the session.
+
+        Args:
+            path: The ONNX file.
+            provider: Reference of the EP (see `runtime.providers`).
+            options: How it uses the machine.
+            custom_ops: Of the manifest: libraries of operators that the graph needs.
+            folder: Where the EP keeps what it compiles; ``None``: nowhere.
+            record_assignment: Keep for `node_counts` which EP got which node.
 
         Raises:
             ModelError: The file is no ONNX model that ONNX Runtime can load, or takes what we cannot give.
-            ProviderError: *provider* is not there, or ONNX Runtime silently built without it.
+            ProviderError: *provider* cannot be had, or ONNX Runtime silently built without it.
+            UsageError: *provider* means no EP, or *options* do not fit the graph.
         """
-        if provider not in onnxruntime.get_available_providers():
-            raise ProviderError(f"{provider} is not in the installed ONNX Runtime {onnxruntime.__version__}")
-        wanted = [(provider, dict(options_of(provider)))]
-        if provider != CPU.name:
-            wanted.append((CPU.name, {}))
-        built_options = (options or SessionOptions()).build()
-        built_options.add_session_config_entry("session.record_ep_graph_assignment_info", str(int(record_assignment)))
+        options = options or SessionOptions()
+        wanted = find(provider)
+        source = origin_of(wanted)
+        built = options.build()
+        built.add_session_config_entry("session.record_ep_graph_assignment_info", str(int(record_assignment)))
+        register(built, custom_ops)
+        declared = _pin_shapes(path, options, built, custom_ops, wanted)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), built_options, providers=wanted)
+            self._session = source.open(path, built, folder, wanted.graph_options if options.capture_graph else {})
+        except ProviderError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise ModelError(f"{path} cannot be loaded on {provider}: {' '.join(str(error).split())[:300]}") from error
-        built = self._session.get_providers()
-        if built[0] != provider:
-            raise ProviderError(f"{provider} was asked for, ONNX Runtime fell back to {built[0]}")
-        self.provider = provider
-        self._recorded = record_assignment and hasattr(self._session, "get_provider_graph_assignment_info")
-        self.inputs = _tensors(self._session.get_inputs())
+            kind = ProviderError if "fallback to CPU EP has been explicitly disabled" in str(error) else ModelError
+            raise kind(f"{path} cannot be loaded on {wanted}: {explain(str(error))}") from error
+        self.provider = wanted.name
+        self.origin = source.description
+        self.inputs = declared or _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
-        try:
-            self.image = image_input(self.inputs)
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+        self.image = _image_of(path, self.inputs)
+        size = options.fixed_batch or self.image.shape[0]
+        self.batch = size if isinstance(size, int) else None
+        self._recorded = record_assignment and hasattr(self._session, "get_provider_graph_assignment_info")
+        self._bound = BoundRuns(self._session, self.inputs, self.outputs, wanted.memory) if wanted.memory else None
 
     def run(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
         """Return the graph's outputs for *batch* of its image input; what else it takes is filled in.
@@ -113,18 +113,74 @@ class Session:
         Raises:
             ModelError: ONNX Runtime refused the batch, or failed on it.
         """
+        given = feeds(self.inputs, self.image, batch)
         try:
-            return [np.asarray(output) for output in self._session.run(None, feeds(self.inputs, self.image, batch))]
+            if self._bound is not None:
+                return self._bound.run(given)
+            return [np.asarray(output) for output in self._session.run(None, given)]
         except Exception as error:  # as above
             raise ModelError(
                 f"inference of {batch.dtype} {list(batch.shape)} failed: {' '.join(str(error).split())[:300]}"
             ) from error
 
-    def node_share(self) -> float | None:
-        """Return the part of the nodes that really runs on `provider`; ``None`` if ONNX Runtime does not tell."""
+    def node_counts(self) -> Counter[str] | None:
+        """Return by EP how many nodes it really runs; ``None`` if ONNX Runtime does not tell."""
         if not self._recorded:  # not asked for, or ONNX Runtime is older than 1.24
             return None
-        subgraphs = self._session.get_provider_graph_assignment_info()
-        nodes = [(subgraph.ep_name, len(subgraph.get_nodes())) for subgraph in subgraphs]
-        total = sum(count for _, count in nodes)
-        return sum(count for name, count in nodes if name == self.provider) / total if total else None
+        nodes: Counter[str] = Counter()
+        for subgraph in self._session.get_provider_graph_assignment_info():
+            nodes[subgraph.ep_name] += len(subgraph.get_nodes())
+        return nodes
+
+    def node_share(self) -> float | None:
+        """Return the part of the nodes that really runs on `provider`; ``None`` if ONNX Runtime does not tell."""
+        nodes = self.node_counts()
+        return nodes[self.provider] / nodes.total() if nodes else None
+
+    def end_profiling(self) -> Path:
+        """End the profile that `SessionOptions.profiling` began, and return its file (Chrome's trace format).
+
+        Raises:
+            UsageError: None was begun.
+        """
+        name = self._session.end_profiling()
+        if not name:
+            raise UsageError("the session is not profiled; build it with SessionOptions(profiling=PREFIX)")
+        return Path(name)
+
+
+def _image_of(path: Path, inputs: Sequence[Tensor]) -> Tensor:
+    try:
+        return image_input(inputs)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _pin_shapes(
+    path: Path, options: SessionOptions, built: Any, custom_ops: Sequence[CustomOps], provider: Provider
+) -> tuple[Tensor, ...] | None:
+    """Pin the batch in *built* if *options* ask for it; return what the graph takes by itself if that was looked at.
+
+    Raises:
+        UsageError: The batch cannot be pinned to that size, or a graph is to be captured that cannot be.
+        ModelError: ONNX Runtime cannot load the file.
+    """
+    if options.fixed_batch is None and not options.capture_graph:
+        return None
+    if options.capture_graph and not provider.graph_options:
+        raise UsageError(f"session option capture_graph: {provider} cannot capture a graph")
+    plain = SessionOptions(intra_op_threads=1, graph_optimization=GraphOptimization.DISABLED)
+    declared = Session(path, CPU.name, plain, custom_ops=custom_ops).inputs
+    found = _image_of(path, declared).shape[0]
+    if options.fixed_batch is not None and found != options.fixed_batch:
+        if isinstance(found, int) or found == "?":
+            what = f"always {found}" if isinstance(found, int) else "a dimension without a name"
+            raise UsageError(f"session option fixed_batch is {options.fixed_batch}; the batch of {path} is {what}")
+        built.add_free_dimension_override_by_name(found, options.fixed_batch)
+    free = {size for tensor in declared for size in tensor.shape if isinstance(size, str)}
+    if options.capture_graph and free - ({found} if options.fixed_batch else set()):
+        raise UsageError(
+            f"session option capture_graph needs fixed shapes; {path} leaves {', '.join(sorted(free))} free: "
+            "give fixed_batch, and a model of one size"
+        )
+    return declared

@@ -8,7 +8,7 @@ import click
 
 from runtime.terminal import emit, json_option, table
 
-__all__ = ["doctor"]
+__all__ = ["doctor", "findings"]
 
 
 @click.command()
@@ -23,17 +23,27 @@ def doctor(*, as_json: bool) -> None:
 
 def _render(report: dict[str, Any]) -> str:
     facts = [(name, value) for section in ("machine", "versions") for name, value in report[section].items()]
+    return "\n\n".join([table(("fact", "value"), facts), *findings(report)])
+
+
+def findings(report: dict[str, Any]) -> list[str]:
+    """Return, as text for people, what `runtime.diagnosis.examine` says of providers, problems and advice."""
     providers = [
-        (p["provider"], "proven" if p["passed"] else "refused", _milliseconds(p["latency_ms"]), p["reason"])
+        (
+            f"{p['provider']}{':' + p['device'] if p['device'] else ''}",
+            f"{p['status']}{' (legacy)' if p['legacy'] else ''}",
+            _number(p["latency_ms"], ".3f"),
+            _number(p["node_share"], ".0%"),
+            p["reason"],
+        )
         for p in report["providers"]
     ]
-    parts = [
-        table(("fact", "value"), facts),
-        table(("execution provider", "verdict", "ms", "reason"), providers),
+    return [
+        table(("execution provider", "verdict", "ms", "nodes", "reason"), providers),
+        *(f"problem: {text}" for text in report["problems"]),
         *report["advice"],
     ]
-    return "\n\n".join(parts)
 
 
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, how: str) -> str:
+    return "-" if value is None else format(value, how)

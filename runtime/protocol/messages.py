@@ -111,7 +111,8 @@ class ModelState(Message):
     version: int
     manifest_sha256: Sha256
     variant: str
-    provider: str  # execution provider that was proven for it
+    provider: str  # execution provider that was proven for it: NAME, or NAME:DEVICE
+    fallback: str = ""  # why it is not the provider that the device prefers; empty if it is
 
 
 class Failure(Message):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import UpdateError
 from edge_agent.update import Action, Candidate, Capabilities, Update, candidates, check_requirements
-from runtime.manifest import Requires
+from runtime.hardware import this_machine
+from runtime.manifest import Requires, VariantRequires
 from runtime.protocol.messages import Phase
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -100,7 +103,7 @@ def test_the_preferred_provider_comes_first_then_the_fastest_variant_and_fp32_la
         ("int8", "int8", 3.0, ("*",)),
         ("int8-unmeasured", "int8", None, (CPU,)),
     )
-    assert [str(candidate) for candidate in candidates(made, [CUDA, CPU])] == [
+    assert [str(candidate) for candidate in candidates(made, [CUDA, CPU], this_machine())] == [
         f"fp16 on {CUDA}",
         f"int8 on {CUDA}",
         f"int8-slow on {CUDA}",
@@ -110,6 +113,23 @@ def test_the_preferred_provider_comes_first_then_the_fastest_variant_and_fp32_la
         f"int8-unmeasured on {CPU}",
         f"fp32 on {CPU}",
     ]
+
+
+def test_a_variant_for_another_processor_is_no_candidate_on_the_cpu(manifest):
+    made = manifest(("fp32", "fp32", 1.0, ("*",)), ("int8", "int8", 0.5, ("*",)))
+    demanding = made.variants[1].model_copy(update={"requires": VariantRequires(cpu_flags=("avx512_vnni",))})
+    made = made.model_copy(update={"variants": (made.variants[0], demanding)})
+    able = replace(this_machine(), cpu_flags=frozenset({"avx512_vnni"}))
+    unable = replace(this_machine(), cpu_flags=frozenset({"avx2"}))
+    assert [c.variant for c in candidates(made, [CPU], able)] == ["int8", "fp32"]
+    assert [c.variant for c in candidates(made, [CPU], unable)] == ["fp32"]
+    assert [c.variant for c in candidates(made, [CUDA], unable)] == ["int8", "fp32"]  # the GPU has its own
+
+
+def test_a_candidate_names_the_device_of_its_provider(manifest):
+    made = manifest(("fp32", "fp32", 1.0, ("OpenVINOExecutionProvider",)))
+    found = candidates(made, ["OpenVINOExecutionProvider:GPU", CPU], this_machine())
+    assert [str(candidate) for candidate in found] == ["fp32 on OpenVINOExecutionProvider:GPU"]
 
 
 HAVE = Capabilities(ort="1.32.0", memory_mb=1000, disk_mb=100, providers=(CPU,))

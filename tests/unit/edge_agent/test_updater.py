@@ -21,6 +21,7 @@ from edge_agent.spool import Spool
 from edge_agent.supervisor import Totals
 from edge_agent.update import Capabilities
 from edge_agent.updater import Parts, Updater
+from runtime.hardware import Part, this_machine
 from runtime.proof import Proof
 from runtime.protocol.messages import Event, Phase
 
@@ -39,6 +40,7 @@ class World:
     runner_fails: bool = False
     errors_on_probation: int = 0
     providers: tuple[str, ...] = (CPU,)
+    proofs: tuple[Proof, ...] = ()  # of providers
     now: datetime = NOW
     alive: list[FakeRunner] = field(default_factory=list)
 
@@ -137,7 +139,9 @@ class Device:
         return Proof(variant=variant, provider=provider, passed=reason is None, reason=reason or "it matched")
 
     async def _capabilities(self) -> Capabilities:
-        return Capabilities(ort="1.32.0", memory_mb=1000, disk_mb=1000, providers=self.world.providers)
+        return Capabilities(
+            ort="1.32.0", memory_mb=1000, disk_mb=1000, providers=self.world.providers, proofs=self.world.proofs
+        )
 
     def updater(self, assignment) -> Updater:
         return Updater(self.parts, assignment, lambda update: self.phases.append(update.phase))
@@ -353,6 +357,38 @@ async def test_an_assignment_is_kept_before_it_is_carried_out_and_its_outcome_to
     assert [(ledger.sequence, ledger.outcome) for ledger in at_work.saved] == [(1, "pending"), (1, "committed")]
     numbers = [event.number for event in at_work.events()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.fixture
+def without_its_gpu(device, monkeypatch):
+    """The device has an NVIDIA GPU, and an ONNX Runtime that cannot use it."""
+    with_gpu = replace(this_machine(), parts=frozenset({Part.CPU, Part.GPU, Part.NVIDIA_GPU}), nvidia_driver="580")
+    monkeypatch.setattr("edge_agent.updater.this_machine", lambda: with_gpu)
+    reason = "TensorrtExecutionProvider is not installed: pip install what it is in"
+    missing = Proof(variant="fp32", provider="TensorrtExecutionProvider", passed=False, reason=reason, installed=False)
+    works = Proof(variant="fp32", provider=CPU, passed=True, reason="it matched")
+    device.world.proofs = (missing, works)
+    return f"TensorrtExecutionProvider was preferred on this machine: {reason}"
+
+
+async def test_a_model_that_misses_the_preferred_provider_says_so_in_what_is_reported(device, desired, without_its_gpu):
+    assert await device.updater(desired(1)).run() is None
+    assert device.supervisor.serving.fallback == without_its_gpu
+    assert device.slots.active.model.fallback == without_its_gpu  # also after a restart
+
+
+async def test_a_model_on_the_preferred_provider_reports_no_fallback(device, desired):
+    device.world.proofs = (Proof(variant="fp32", provider=CPU, passed=True, reason="it matched"),)
+    assert await device.updater(desired(1)).run() is None
+    assert device.supervisor.serving.fallback == ""
+
+
+async def test_a_fallback_is_one_event(device, desk, desired, without_its_gpu):
+    at_work = desk()
+    at_work.assignments.desire(desired(1).to_bytes())
+    await at_work.until(Phase.COMMITTED, 1)
+    told = [event for event in at_work.events() if event.kind == "provider_fallback"]
+    assert [(event.code, event.message, event.sequence) for event in told] == [("preferred", without_its_gpu, 1)]
 
 
 async def test_a_variant_that_was_refused_is_an_event(device, desk, desired):
