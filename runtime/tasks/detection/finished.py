@@ -47,7 +47,7 @@ def read(given: Given, rests: Sequence[int] = (0,)) -> Objects:
     def fits(array: Array) -> bool:
         if not is_float(array) or array.ndim not in {2, 3} or (array.ndim == 2 and images != 1):
             return False
-        return (array.ndim == 2 or len(array) == images) and array.shape[-1] in (widths or range(TABLE, 1 << 16))
+        return (array.ndim == 2 or len(array) == images) and array.shape[-1] in (widths or range(TABLE + 1, 1 << 16))
 
     columns = " or ".join(map(str, widths)) or "7 or more"
     expected = f"floating ({images}, boxes, {columns}) of x1 y1 x2 y2 score label and what is behind them"
