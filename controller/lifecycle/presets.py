@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from controller.lifecycle.fitting import Suggestion, complete
+from controller.lifecycle.fitting import Suggestion
 from controller.lifecycle.moments import CLIP, HALF, IMAGENET
 from controller.lifecycle.preprocessors import read_preprocess
 from runtime.errors import UsageError
 from runtime.manifest import Preprocess, Resize
 
-__all__ = ["PRESETS", "complete", "resolve_preprocess"]
+__all__ = ["PRESETS", "resolve_preprocess"]
 
 TO_UNIT = 1 / 255
 
