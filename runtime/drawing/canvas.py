@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 
@@ -29,7 +30,8 @@ Point = tuple[float, float]  # x, y
 LONGEST_AT_LEAST = 320  # pixels; of what is drawn on
 SHORTEST_AT_LEAST = 96
 LONGEST_AT_MOST = 4096  # of what is enlarged
-FONT_AT_LEAST = 12  # pixels
+FONT_AT_LEAST = 14  # pixels
+LONGEST_TEXT = 400  # characters
 TINT = 0.45  # share of a mask's colour
 DIMMED = 0.25  # share of a pixel's light that is left in the background
 BLACK: Color = (0, 0, 0)
@@ -84,7 +86,7 @@ class Canvas:
         self._height, self._width = self._pixels.shape[:2]
         size = math.sqrt(self._height * self._width)
         self._thickness = max(1, round(size / 300))
-        self._font = _font(max(FONT_AT_LEAST, round(size / 45)))
+        self._font = _font(max(FONT_AT_LEAST, round(size / 40)))
         self._texts: list[tuple[str, tuple[int, int], Color]] = []  # text, (left, top), ground
 
     def finish(self) -> Pixels:
@@ -152,14 +154,9 @@ class Canvas:
 
     def caption(self, lines: Sequence[tuple[str, Color]]) -> None:
         """Write *lines*, each a text and its ground, one below the other from the upper left corner."""
-        top = 0
-        for text, ground in lines:
-            fitting = self._fitting(text)
-            _, height = self._extent(fitting)
-            if top and top + height > self._height:
-                break
-            self._texts.append((fitting, (0, top), ground))
-            top += height
+        _, height = self._extent("")
+        for number, (text, ground) in enumerate(lines[: max(1, self._height // height)]):
+            self._texts.append((self._fitting(text), (0, number * height), ground))
 
     def _rims(self, color: Color) -> tuple[tuple[Color, int], tuple[Color, int]]:
         """Return the colours to draw a line in, one over the other, and how much thicker than itself each is."""
@@ -180,10 +177,8 @@ class Canvas:
 
     def _fitting(self, text: str) -> str:
         """Return *text* on one line, cut where it is wider than the picture."""
-        line = " ".join(text.split())
+        line = " ".join(text[:LONGEST_TEXT].split())
         if self._extent(line)[0] <= self._width:
             return line
-        keep = len(line)
-        while keep > 1 and self._extent(f"{line[:keep]}…")[0] > self._width:
-            keep -= 1
-        return f"{line[:keep]}…"
+        keep = bisect.bisect_right(range(2, len(line)), self._width, key=lambda end: self._extent(f"{line[:end]}…")[0])
+        return f"{line[: keep + 1]}…"

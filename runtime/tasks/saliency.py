@@ -11,8 +11,10 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ __all__ = ["HEADS", "decode_saliency"]
 
 Array = npt.NDArray[Any]
 Shares = npt.NDArray[np.float32]
+ROUNDING = 1e-6  # cells
 ONE_CHANNEL = ("sigmoid", "none")  # a softmax of one channel is always 1
 
 
@@ -72,29 +75,55 @@ def _matte(outputs: Outputs, images: int, manifest: Manifest) -> Array:
     return raw[:, 0] if raw.shape[1] == 1 else raw[..., 0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What of a picture a matte shows, along one axis.
+
+    Attributes:
+        first: Pixel of the original, the first whose middle lies in the model's input.
+        end: The one after the last.
+        start: Where the first begins on the matte, in cells.
+        stop: Where the last ends.
+    """
+
+    first: int
+    end: int
+    start: float
+    stop: float
+
+    @classmethod
+    def of(cls, offset: int, resized: int, length: int, input_length: int, cells: int) -> Self:
+        """Return that of an original of *length* pixels that became *resized*, at *offset* of the input."""
+        scale = resized / length
+        first = max(0, math.ceil(-offset / scale - 0.5))
+        end = min(length, math.ceil((input_length - offset) / scale - 0.5))
+        start, stop = ((edge * scale + offset) * cells / input_length for edge in (first, end))
+        return cls(first, end, max(0.0, start), min(float(cells), stop))
+
+    @property
+    def cells(self) -> slice:
+        """The cells that show a part of the picture; what fills a letterbox must not bleed into it."""
+        return slice(math.floor(self.start + ROUNDING), math.ceil(self.stop - ROUNDING))
+
+
 def _to_original(matte: Shares, placed: Placement) -> Matte:
     """Return *matte* (h, w), which covers the model's input, as that of the upright original."""
-    scale_y, scale_x = placed.resized_height / placed.height, placed.resized_width / placed.width  # as pixels moved
-    top, bottom = _visible(placed.top, scale_y, placed.height, placed.input_height)
-    left, right = _visible(placed.left, scale_x, placed.width, placed.input_width)
+    down = _Span.of(placed.top, placed.resized_height, placed.height, placed.input_height, matte.shape[0])
+    across = _Span.of(placed.left, placed.resized_width, placed.width, placed.input_width, matte.shape[1])
     mask = np.zeros((placed.height, placed.width), np.uint8)
-    if bottom > top and right > left:
-        to_matte = np.array([matte.shape[1] / placed.input_width, matte.shape[0] / placed.input_height])
-        corners = np.array([[left, top], [right, bottom]]) * [scale_x, scale_y] + [
-            placed.left,
-            placed.top,
-        ]
-        box = np.clip(corners * to_matte, 0, [matte.shape[1], matte.shape[0]]).ravel().tolist()
-        size = (right - left, bottom - top)
-        resized = np.asarray(Image.fromarray(matte).resize(size, Image.Resampling.BILINEAR, box=tuple(box)))
-        mask[top:bottom, left:right] = np.rint(resized * 255)
+    if down.first < down.end and across.first < across.end:
+        shown = matte[down.cells, across.cells]
+        top, left = down.cells.start, across.cells.start
+        box = (
+            max(0.0, across.start - left),
+            max(0.0, down.start - top),
+            min(float(shown.shape[1]), across.stop - left),
+            min(float(shown.shape[0]), down.stop - top),
+        )
+        size = (across.end - across.first, down.end - down.first)
+        resized = Image.fromarray(shown).resize(size, Image.Resampling.BILINEAR, box=box)
+        mask[down.first : down.end, across.first : across.end] = np.rint(np.asarray(resized) * 255)
     return Matte(mask=mask, coverage=float(mask.mean() / 255))
-
-
-def _visible(offset: int, scale: float, length: int, input_length: int) -> tuple[int, int]:
-    """Return the first pixel of the original whose middle lies in the model's input, and the one after the last."""
-    first = max(0, int(np.ceil(-offset / scale - 0.5)))
-    return first, min(length, int(np.ceil((input_length - offset) / scale - 0.5)))
 
 
 HEADS: Mapping[str, Head] = {

@@ -114,8 +114,9 @@ def _of_one_channel(channel: Array, manifest: Manifest) -> npt.NDArray[np.int64]
     activation = manifest.postprocess.activation
     floating = np.issubdtype(values.dtype, np.floating)
     if not floating or (activation != "sigmoid" and np.array_equal(values, np.rint(values))):
-        if values.min(initial=0) < 0 or values.max(initial=0) >= MOST_CLASSES:
-            found = f"{values.min():g} to {values.max():g}"
+        least, greatest = float(values.min(initial=0)), float(values.max(initial=0))
+        if least < 0 or greatest >= MOST_CLASSES:
+            found = f"{least:g} to {greatest:g}"
             raise ModelError(f"{manifest.reference}: class ids from {found}; expected 0 to {MOST_CLASSES - 1}")
         return np.asarray(values, dtype=np.int64)
     if activation == "softmax":
