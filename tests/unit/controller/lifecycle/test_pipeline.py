@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,12 +40,15 @@ def source(conv_graph: GraphMaker, tmp_path: Path) -> str:
 def test_onnx_file_becomes_a_model_that_predicts(source: str, store: ModelStore, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\nd\n")
-    report = import_model(ImportRequest(source=source, name="m", preprocess="unit", labels=labels), store)
+    report = import_model(
+        ImportRequest(source=source, name="m", task="classification", preprocess="unit", labels=labels), store
+    )
     manifest = report.manifest
     assert manifest.labels == ("a", "b", "c", "d")
     assert manifest.postprocess.activation == "none"
     assert manifest.preprocess.embedded
     assert set(report.notes) == {
+        "head classification: output 'scores' [2, 4], 4 classes, by the shapes alone",
         "accuracy was not measured: no --evaluation",
         "no int8 variant was built: no --calibration",
     }
@@ -85,7 +89,9 @@ def test_graph_that_normalizes_itself_is_left_alone(store: ModelStore, tmp_path:
     graph = helper.make_graph(nodes, "own", values[:1], values[1:], [axes])
     path = tmp_path / "own.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
-    report = import_model(ImportRequest(source=str(path), name="own", preprocess="raw255"), store)
+    report = import_model(
+        ImportRequest(source=str(path), name="own", task="classification", preprocess="raw255"), store
+    )
     assert report.manifest.preprocess.embedded
     assert report.manifest.variants[0].inputs[0].name == "pixels"
     assert "the graph takes uint8 pixels and normalizes itself: mean, std and scale are not applied" in report.notes
@@ -96,11 +102,11 @@ def test_model_that_fails_the_gate_is_not_published(
 ) -> None:
     load = pipeline.load_source
 
-    def load_another(name: str) -> pipeline.ImportedModel:
-        imported = load(name)
+    def load_another(*arguments: Any) -> pipeline.ImportedModel:
+        imported = load(*arguments)
         return replace(imported, reference=lambda batch: [imported.reference(batch)[0] + 1])
 
     monkeypatch.setattr(pipeline, "load_source", load_another)
     with pytest.raises(ExportError, match="differs from the source by 1"):
-        import_model(ImportRequest(source=source, name="m", preprocess="unit"), store)
+        import_model(ImportRequest(source=source, name="m", task="classification", preprocess="unit"), store)
     assert store.names() == []

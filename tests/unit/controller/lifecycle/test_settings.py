@@ -1,16 +1,13 @@
-"""Labels, activations, held-out data, calibration images: the pipeline's small decisions."""
+"""Held-out data, calibration images: the pipeline's small decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from controller.lifecycle.calibrate import calibration_batches, spread_images
-from controller.lifecycle.card import activation_of, class_labels, read_labels
 from controller.lifecycle.evaluate import why_rejected
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.labelled import usable_rows
@@ -20,44 +17,12 @@ from runtime.errors import DatasetError, UsageError
 from runtime.manifest import Preprocess, Tensor
 from runtime.preprocess import Preprocessor
 
-GraphMaker = Callable[..., onnx.ModelProto]
-
 
 def numbered(count: int, labels: np.ndarray | None = None, names: tuple[str, ...] | None = None) -> ArrayDataset:
     """A dataset whose pictures say their number in their first pixel."""
     images = np.zeros((count, 8, 8, 3), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
     return ArrayDataset(uri="n", images=images, labels=labels, label_names=names, source_file="n", fingerprint="f")
-
-
-@pytest.mark.parametrize(
-    ("last", "activation"), [("Softmax", "none"), ("Sigmoid", "none"), ("LogSoftmax", "softmax"), (None, "softmax")]
-)
-def test_activation_is_found_from_the_last_operator(conv_graph: GraphMaker, last: str | None, activation: str) -> None:
-    assert activation_of(conv_graph(last=last)) == activation
-    assert activation_of(conv_graph(last=last), "sigmoid") == "sigmoid"
-    with pytest.raises(UsageError, match="activation 'relu' is not known; expected softmax, sigmoid, none"):
-        activation_of(conv_graph(), "relu")
-
-
-def test_labels_are_read_in_order_and_counted(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_text("cat\n dog \n\nbird\n\n\n", encoding="utf-8-sig")
-    assert read_labels(path) == ("cat", "dog", "", "bird")
-    path.write_text("\n\n")
-    with pytest.raises(UsageError, match="is empty"):
-        read_labels(path)
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is not UTF-8 text"):
-        read_labels(path)
-    with pytest.raises(UsageError, match="does not exist"):
-        read_labels(tmp_path / "none.txt")
-    assert class_labels((3, 2), None, None) == ("class_0", "class_1")
-    assert class_labels((3, 2, 1, 1), ("a", "b"), ("c", "d")) == ("a", "b")
-    with pytest.raises(UsageError, match="the labels file names 3 classes, the model has 2"):
-        class_labels((1, 2), ("a", "b", "c"), None)
-    with pytest.raises(UsageError, match=r"shape \[1, 8, 8\]; a classifier gives \[N, classes\]"):
-        class_labels((1, 8, 8), None, None)
 
 
 def test_precisions_that_cannot_be_built_are_refused() -> None:

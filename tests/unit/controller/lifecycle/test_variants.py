@@ -11,20 +11,26 @@ import onnx
 import pytest
 
 from controller.lifecycle import golden
-from controller.lifecycle.draft import Draft
+from controller.lifecycle.draft import Card, Draft
 from controller.lifecycle.footprint import peak_memory_mb
 from controller.lifecycle.importers import ImportedModel, load_source
-from controller.lifecycle.variants import FP32, Built, build_fp32, build_int8
+from controller.lifecycle.variants import FP32, Built, build_int8, build_reference
 from runtime.artifact import Artifact
 from runtime.datasets import ArrayDataset
 from runtime.errors import UsageError
-from runtime.manifest import MANIFEST_FILE, Manifest, Preprocess, Provenance, Resize
+from runtime.manifest import MANIFEST_FILE, Manifest, Postprocess, Preprocess, Provenance, Resize
 from runtime.proof import prove_isolated
 from runtime.session import Session
 
 GraphMaker = Callable[..., onnx.ModelProto]
 PREPROCESS = Preprocess(resize=Resize(size=8), crop=(8, 8), scale=1 / 255, mean=(0.5,), std=(0.25,))
-PROVENANCE = Provenance(framework="test", created=datetime(2026, 1, 1, tzinfo=UTC))
+CARD = Card(
+    name="m",
+    task="classification",
+    labels=("a", "b", "c", "d"),
+    postprocess=Postprocess(kind="classification", top_k=4),
+    provenance=Provenance(framework="test", created=datetime(2026, 1, 1, tzinfo=UTC)),
+)
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def imported(conv_graph: GraphMaker, tmp_path: Path) -> ImportedModel:
 def built(imported: ImportedModel, tmp_path: Path) -> Built:
     directory = tmp_path / "build"
     directory.mkdir()
-    return build_fp32(imported, PREPROCESS, directory)
+    return build_reference(imported, PREPROCESS, directory)
 
 
 @pytest.fixture
@@ -53,10 +59,15 @@ def test_normalization_moves_into_the_graph(built: Built) -> None:
     assert built.session.inputs[0].dtype == "uint8"
     assert built.preprocess.embedded
     assert built.parity < 1e-4
-    assert built.scores_shape == (1, 4)
+    assert built.precision == "fp32"
 
 
-def test_float_graph_with_an_unusual_type_keeps_its_normalization_outside(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "dtype", "embedded"),
+    [(onnx.TensorProto.FLOAT16, "uint8", True), (onnx.TensorProto.DOUBLE, "float64", False)],
+    ids=["half", "double"],
+)
+def test_graph_of_another_float_embeds_if_it_can(kind: int, dtype: str, embedded: bool, tmp_path: Path) -> None:
     made = onnx.helper.make_graph(
         [
             onnx.helper.make_node("Cast", ["x"], ["c"], to=onnx.TensorProto.FLOAT),
@@ -64,14 +75,15 @@ def test_float_graph_with_an_unusual_type_keeps_its_normalization_outside(tmp_pa
             onnx.helper.make_node("Flatten", ["p"], ["y"]),
         ],
         "half",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT16, ["N", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("x", kind, ["N", 3, 8, 8])],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])],
     )
     path = tmp_path / "half.onnx"
     onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path)
-    built = build_fp32(load_source(str(path)), PREPROCESS, tmp_path)
-    assert not built.preprocess.embedded
-    assert built.session.inputs[0].dtype == "float16"
+    built = build_reference(load_source(str(path)), PREPROCESS, tmp_path)
+    assert built.preprocess.embedded is embedded
+    assert built.session.inputs[0].dtype == dtype
+    assert built.parity == 0
 
 
 def test_int8_leaves_the_normalization_exact(built: Built, pictures: ArrayDataset, tmp_path: Path) -> None:
@@ -97,7 +109,7 @@ def test_int8_without_images_is_refused(built: Built, tmp_path: Path) -> None:
 
 def draft_of(built: Built, pictures: ArrayDataset | None, others: dict[str, Path]) -> tuple[Draft, Manifest]:
     draft = Draft.of(built.path.parent, built, others, pictures)
-    return draft, draft.manifest("m", ("a", "b", "c", "d"), "softmax", PROVENANCE)
+    return draft, draft.manifest(CARD)
 
 
 @pytest.mark.parametrize("real", [True, False], ids=["real pictures", "synthetic pictures"])
@@ -112,7 +124,9 @@ def test_golden_file_proves_the_model_and_catches_a_wrong_one(built: Built, pict
     pinned = manifest.golden.measure(root / golden.GOLDEN_FILE)
     changed = manifest.model_copy(update={"golden": manifest.golden.model_copy(update=pinned)})
     (root / MANIFEST_FILE).write_bytes(changed.to_bytes())
-    assert "differs from the golden output by 0.1" in prove_isolated(root, FP32, "CPUExecutionProvider").reason
+    refused = prove_isolated(root, FP32, "CPUExecutionProvider")
+    assert not refused.passed
+    assert "output 'scores' differs from the golden output by 0.0" in refused.reason
 
 
 def test_golden_file_is_the_same_every_time(built: Built) -> None:
@@ -123,12 +137,22 @@ def test_golden_file_is_the_same_every_time(built: Built) -> None:
     assert len(draft.batch) == golden.PICTURES
 
 
-def test_tolerances_grow_with_what_honest_kernels_may_differ_by() -> None:
-    small, large = {"y": np.array([0.5])}, {"y": np.array([-40.0])}
-    assert golden.fp32_tolerance(small) == pytest.approx(1e-3)
-    assert golden.fp32_tolerance(large) == pytest.approx(0.04)
-    assert golden.int8_tolerance({"y": np.array([10.5])}, {"y": np.array([10.0])}) == pytest.approx(1.0)
-    assert golden.int8_tolerance({"y": np.array([10.0])}, {"y": np.array([10.0])}) == pytest.approx(0.2)
+def test_tolerance_of_int8_grows_with_what_quantization_changed() -> None:
+    def tolerance(found: dict[str, float], fp32: dict[str, float]) -> float:
+        return golden.int8_tolerance(*({name: np.array([v, 0.0]) for name, v in o.items()} for o in (found, fp32)))
+
+    assert tolerance({"y": 10.0}, {"y": 10.0}) == golden.TOLERANCES["int8"]
+    assert tolerance({"y": 10.5}, {"y": 10.0}) == pytest.approx(2 * 0.5 / 10.5)
+    assert tolerance({"y": 0.5}, {"y": 0.4}) == pytest.approx(0.2), "below 1 the difference itself counts"
+    boxes_and_scores = tolerance({"boxes": 640.0, "scores": 0.5}, {"boxes": 639.0, "scores": 0.4})
+    assert boxes_and_scores == pytest.approx(0.2), "each output in its own range"
+
+
+def test_golden_outputs_that_are_large_are_of_fewer_pictures() -> None:
+    output = np.zeros((3, 1_000_000), np.float32)
+    assert golden.pictures_within_limit({"y": output[:, :1000]}, 3) == 3
+    assert golden.pictures_within_limit({"y": output, "z": output}, 3) == 2
+    assert golden.pictures_within_limit({"y": np.zeros((3, 9_000_000), np.float32)}, 3) == 1
 
 
 def test_rejected_variant_leaves_its_figures_and_no_file(built: Built, pictures: ArrayDataset) -> None:
