@@ -39,8 +39,10 @@ PRESETS: Mapping[str, Suggestion] = {
     "yolox": Suggestion(
         color="BGR", resize=Resize(mode="letterbox", size=(640, 640), antialias=False, anchor="top-left")
     ),
-    # RT-DETR, D-FINE, DEIM: `Resize((640, 640))` on a PIL image, `ToTensor`
-    "coco-detr": Suggestion(resize=Resize(mode="exact", size=(640, 640)), scale=TO_UNIT),
+    # RT-DETR, D-FINE, DEIM as deployed with OpenCV: a plain bilinear resize
+    "coco-detr": Suggestion(resize=Resize(mode="exact", size=(640, 640), antialias=False), scale=TO_UNIT),
+    # the same as trained: `Resize((640, 640))` on a PIL image, `ToTensor`
+    "coco-detr-antialias": Suggestion(resize=Resize(mode="exact", size=(640, 640)), scale=TO_UNIT),
     # RF-DETR, and DETR exported with a fixed input
     "detr": Suggestion(resize=Resize(mode="exact", size=(640, 640)), scale=TO_UNIT, **IMAGENET),
     # U-2-Net as rembg runs it; its division by the brightest pixel is one by 255 here

@@ -94,7 +94,7 @@ def test_every_preset_fits_every_graph_of_fixed_size(preset: str, size: tuple[in
         ("imagenet", (20, 30), Resize(size=34), (20, 30)),
         ("clip", (336, 336), Resize(size=336, interpolation="bicubic"), (336, 336)),
         ("yolo", (416, 640), Resize(mode="letterbox", size=(416, 640), antialias=False), None),
-        ("coco-detr", (320, 320), Resize(mode="exact", size=(320, 320)), None),
+        ("coco-detr", (320, 320), Resize(mode="exact", size=(320, 320), antialias=False), None),
         ("raw255", (20, 30), Resize(mode="exact", size=(20, 30)), None),
     ],
 )
