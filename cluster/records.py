@@ -101,7 +101,7 @@ class Commit(Record):
         filtered: Rows that the filter left out.
         reasons: Quarantined rows by reason code.
         seconds: Busy seconds by stage.
-        ran_on: Variant, execution provider, ONNX Runtime version, host; and the batch, if the graph takes only one.
+        ran_on: Variant, execution provider, ONNX Runtime version, host; see `ShardWorker.ran_on`.
         decoders: Good images by what decoded them (`runtime.images.Decoded.decoder`).
     """
 

@@ -12,6 +12,8 @@ from runtime.terminal import table
 
 __all__ = ["Summary", "Tally"]
 
+RAN_ON = ("variant", "provider", "onnxruntime", "batch", "fallback")  # of `Commit.ran_on`, what tells runs apart
+
 
 @dataclass(slots=True)
 class Tally:
@@ -24,8 +26,8 @@ class Tally:
         committed: Shards that this run committed.
         elsewhere: Shards that another driver committed meanwhile, or a worker that died before it could say so.
         resumed: Shards that were committed before.
-        ran_on: (variant, execution provider, ONNX Runtime version, batch) that this run's commits name; batch is empty
-            where the graph takes any.
+        ran_on: (variant, execution provider, ONNX Runtime version, batch, fallback) that this run's commits name; the
+            latter two are empty where the graph takes any batch, and the provider is the preferred one.
         decoders: Images that each decoder read.
     """
 
@@ -54,7 +56,7 @@ class Tally:
         self.rows += commit.rows
         self.seconds.update(commit.seconds)
         self.decoders.update(commit.decoders)
-        self.ran_on.add(tuple(commit.ran_on.get(key, "") for key in ("variant", "provider", "onnxruntime", "batch")))
+        self.ran_on.add(tuple(commit.ran_on.get(key, "") for key in RAN_ON))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,8 @@ class Summary:
         seconds: Busy seconds by stage, added up over this run's workers.
         elapsed_seconds: Wall clock of this run, all included.
         workers: How many this run had.
-        ran_on: Variant, execution provider and ONNX Runtime version of this run; and the batch that the graph takes,
-            if it takes only one.
+        ran_on: Variant, execution provider and ONNX Runtime version of this run; the batch that the graph takes, if it
+            takes only one; why the provider is not the preferred one, if it is not.
         decoders: Images of this run by what decoded them.
     """
 
@@ -121,8 +123,8 @@ class Summary:
             elapsed_seconds=round(elapsed, 3),
             workers=workers,
             ran_on=tuple(
-                f"{variant} on {provider} ({ort})" + (f", {batch}" if batch else "")
-                for variant, provider, ort, batch in sorted(tally.ran_on)
+                ", ".join([f"{variant} on {provider} ({ort})", *filter(None, remarks)])
+                for variant, provider, ort, *remarks in sorted(tally.ran_on)
             ),
             decoders=dict(sorted(tally.decoders.items())),
         )

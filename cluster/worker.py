@@ -143,22 +143,23 @@ class ShardWorker:
     def ran_on(self) -> dict[str, str]:
         """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
 
-        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped.
+        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; and there is
+        ``fallback``, if this machine would have preferred another provider: why it is not that one.
         """
         return {
             "variant": self._predictor.variant.id,
             "provider": self._predictor.provider,
             "onnxruntime": self._predictor.proof.ort,
-            **self._fixed_batch(),
+            **self._remarks(),
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
         }
 
-    def _fixed_batch(self) -> dict[str, str]:
-        size = self._predictor.fixed_batch
-        if size is None:
-            return {}
-        return {"batch": f"batch {size}" if size == self._spec.batch_size else f"batch {size}, looped"}
+    def _remarks(self) -> dict[str, str]:
+        size, fallback = self._predictor.fixed_batch, self._predictor.fallback
+        looped = "" if size == self._spec.batch_size else ", looped"
+        remarks = {"batch": None if size is None else f"batch {size}{looped}", "fallback": fallback}
+        return {name: remark for name, remark in remarks.items() if remark is not None}
 
     def progress(self) -> dict[str, int]:
         """Return, by id of the shards that are running, how many rows are through."""

@@ -35,7 +35,7 @@ class _Answer:
 
     Attributes:
         path: Of the picture.
-        facts: How it was answered: model, variant, provider, decoder, files written.
+        facts: How it was answered: model, variant, provider and why not a better one, decoder, files written.
         prediction: What the model says.
         error: Why it says nothing.
     """
@@ -153,6 +153,8 @@ class _Asking:
             "variant": self.predictor.variant.id,
             "provider": self.predictor.provider,
         }
+        if self.predictor.fallback is not None:
+            facts["fallback"] = self.predictor.fallback
         try:
             picture = images.read(path, self.options)
             (prediction,) = self.predictor.predict([picture.pixels], **self.changes)
@@ -179,6 +181,8 @@ def _text(answers: Sequence[_Answer]) -> str:
         parts.append(table(("not answered", "reason", "detail"), bad))
     if files := [file for one in answers for file in one.facts.get("saved", ())]:
         parts.append(table(("saved",), [(file,) for file in files]))
+    if fallback := answers[0].facts.get("fallback"):
+        parts.append(f"ran on {answers[0].facts['provider']}: {fallback}")
     return "\n\n".join(parts)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from color_model import write_artifact, write_rows
+from color_model import picture, write_artifact, write_rows
 
 from cluster import read_output, run_batch
 from cluster.cli import batch
@@ -32,6 +32,7 @@ from cluster.job import plan_job
 from cluster.pool import Failure
 from cluster.worker import ShardWorker
 from runtime.errors import DatasetError, ModelNotFoundError
+from runtime.images import read
 
 BAD = {2: b"", 30: b"no image at all", 31: None, 99: b"\x89PNG broken"}
 
@@ -57,6 +58,7 @@ def test_every_row_has_the_right_answer_and_the_kept_columns(options, rows):
     assert summary.processed_rows == 100
     assert set(summary.seconds) == {"read", "decode", "infer", "write"}
     assert summary.ran_on[0].startswith("fp32 on CPUExecutionProvider")
+    assert summary.decoders == {read(picture(0)).decoder: 100}
 
 
 def test_kept_images_come_out_as_they_went_in(options, rows):

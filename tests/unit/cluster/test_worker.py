@@ -13,6 +13,7 @@ from cluster.errors import CommitLostError, InputChangedError, StoppedError
 from cluster.job import Job, plan_job
 from cluster.pool import LocalPool, run_shard
 from cluster.worker import STAGES, ShardWorker, Threads
+from runtime.images import read
 
 PNG = picture(0)
 BAD = {2: b"", 3: b"no image at all", 4: PNG[: len(PNG) // 2], 7: None}
@@ -53,6 +54,8 @@ def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
     assert set(commit.seconds) == set(STAGES)
     assert min(commit.seconds.values()) > 0
     assert commit.ran_on["provider"] == "CPUExecutionProvider"
+    assert "batch" not in commit.ran_on  # the graph takes any
+    assert commit.decoders == {read(PNG).decoder: len(good)}
 
 
 def test_the_file_says_which_model_made_it(job):

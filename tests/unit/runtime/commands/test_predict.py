@@ -250,11 +250,22 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_read(run: Run, tmp_p
     assert not (tmp_path / "drawn").exists()
 
 
+def test_a_fall_back_is_said(run: Run, probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.predictor.fallback", lambda *_: "CUDAExecutionProvider was refused: no device")
+    image = picture(tmp_path / "x.png")
+    (found,) = json.loads(run("--model", probe, image, "--json")[1])
+    assert found["fallback"] == "CUDAExecutionProvider was refused: no device"
+    code, out, _ = run("--model", probe, image)
+    assert code == 0
+    assert out.endswith("\nran on CPUExecutionProvider: CUDAExecutionProvider was refused: no device\n")
+    assert "fallback" not in json.loads(run("--model", probe, image, "--provider", "cpu", "--json")[1])[0]
+
+
 def test_a_provider_that_is_not_here_is_told_why(run: Run, probe: Path, tmp_path: Path) -> None:
     image = picture(tmp_path / "x.png")
     code, _, err = run("--model", probe, "--provider", "cuda", image)
     assert code == 1
-    assert "fp32 on CUDAExecutionProvider: CUDAExecutionProvider is not in the installed ONNX Runtime" in err
+    assert "fp32 on CUDAExecutionProvider: CUDAExecutionProvider is not " in err
     assert run("--model", probe, "--provider", "abacus", image)[0] == 2
 
 
