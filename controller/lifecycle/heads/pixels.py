@@ -2,7 +2,8 @@
 
 What tells them apart:
     * Class scores have one channel a class, (N, C, h, w) or (N, h, w, C); class ids are integers without channels.
-    * One channel of floating point numbers is a matte. Of several, as in U-2-Net, the first is the final one.
+    * One channel of floating point numbers is a matte, or the foreground where there are names for it: one, or
+      two with the background's. Of several mattes, as in U-2-Net, the first is the final one.
     * A vector is class scores or an embedding: nothing but the task says which. Scores are probabilities where the
       graph ends in a softmax or a sigmoid, or where each picture's sum up to 1.
     * MoveNet gives (N, 1, K, 3).
@@ -30,6 +31,7 @@ BY_LAST_OPERATOR: Mapping[str, str] = {
 }
 """What makes probabilities of a classifier's scores, by the operator that it ends in."""
 
+MORE_LIKELY_THAN_NOT: Mapping[str, float] = {"score_threshold": 0.5}  # of a pixel that stands against no other class
 MATTES = ("pha", "alpha", "matte")  # as matting models call them
 MOST_SHRUNK = 32  # times smaller than the input that a map of pixels is at most
 
@@ -82,16 +84,32 @@ def _semantic(evidence: Evidence) -> Fit | None:
     }
     fitting = [seen for seen in evidence.outputs if seen.name in channels_of]
     if not fitting:
-        return None
+        return _foreground(evidence)
     seen, notes = _first(fitting, "logits", "score")
     channels = channels_of[seen.name]
     beside = known == channels + 1  # the background is what no channel stands for
     return Fit(
         outputs={"scores": seen.name},
         classes=known if beside else channels,
-        fields={"activation": _activation(seen) if beside else "softmax"},
+        fields={"activation": _activation(seen), **MORE_LIKELY_THAN_NOT} if beside else {"activation": "softmax"},
         seen=str(seen),
         certainty=Certainty.SHAPE,
+        notes=notes,
+    )
+
+
+def _foreground(evidence: Evidence) -> Fit | None:
+    """Return how one channel is the class that there are names for: one, or two with that of the background."""
+    channels = [seen for seen, channels in _maps(evidence) if seen.is_float and channels == 1]
+    if not channels or evidence.classes not in {1, 2}:
+        return None
+    seen, notes = _first(channels)
+    return Fit(
+        outputs={"scores": seen.name},
+        classes=evidence.classes,
+        fields={"activation": _activation(seen), **MORE_LIKELY_THAN_NOT},
+        seen=f"{seen} of one channel",
+        certainty=Certainty.NUMBERS,  # surer than a matte, which has no names
         notes=notes,
     )
 
