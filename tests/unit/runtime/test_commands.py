@@ -1,9 +1,8 @@
-"""The verbs of the runtime with real data: convert, doctor."""
+"""The verbs of the runtime with real data: convert."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from runtime import diagnosis
 from runtime.cli import run_command, vedette
 from runtime.datasets import open_dataset
-from runtime.hardware import DeviceClass
-from runtime.providers import PREFERENCE
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -89,30 +85,3 @@ def test_convert_to_a_full_disk_says_so(run: Run, tmp_path: Path, monkeypatch: p
     code, _, err = run("data", "convert", "digits#test", tmp_path / "out.parquet")
     assert (code, err) == (1, "vedette: error: no space left on device; free some and run the same command again\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_doctor_proves_what_this_machine_can_do(run: Run, home: Path) -> None:
-    code, out, err = run("doctor", "--json")
-    assert (code, err) == (0, "")
-    report = json.loads(out)
-    assert set(report) == {"machine", "versions", "providers", "advice"}
-    assert report["machine"]["home"] == str(home)
-    assert report["machine"]["disk_free_mb"] > 0
-    assert report["versions"]["onnxruntime"].startswith("onnxruntime")
-    cpu = report["providers"][-1]
-    assert (cpu["provider"], cpu["passed"]) == ("CPUExecutionProvider", True)
-    assert all(proof["reason"] for proof in report["providers"])
-
-
-def test_doctor_says_what_to_install_for_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "PREFERENCE", dict.fromkeys(DeviceClass, PREFERENCE[DeviceClass.INTEL]))
-    code, out, _ = run("doctor")
-    assert code == 0
-    assert "OpenVINOExecutionProvider  refused" in out
-    assert "CPUExecutionProvider       proven" in out
-    assert out.rstrip().endswith("in an environment of its own: pip install 'vedette[openvino]'")
-
-
-def test_doctor_works_where_the_home_is_not_there_yet(run: Run, home: Path) -> None:
-    shutil.rmtree(home)
-    assert run("doctor", "--json")[0] == 0
