@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,15 @@ def output_shapes(
     return shapes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    """What is bound for one shape of the inputs."""
+
+    binding: Any
+    buffers: Mapping[str, Any]  # of the inputs
+    free: tuple[str, ...]  # outputs whose shape depends on the data
+
+
 class BoundRuns:
     """Runs of *session* with tensors in the memory *device*.
 
@@ -67,7 +77,7 @@ class BoundRuns:
         self._inputs = inputs
         self._outputs = outputs
         self._device = device
-        self._bound: OrderedDict[Key, tuple[Any, dict[str, Any]]] = OrderedDict()
+        self._bound: OrderedDict[Key, _Bound] = OrderedDict()
         self._turn = threading.Lock()
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
@@ -78,16 +88,18 @@ class BoundRuns:
         """
         contiguous = {name: np.ascontiguousarray(value) for name, value in feeds.items()}
         with self._turn:
-            binding, buffers = self._prepared(contiguous)
-            for name, buffer in buffers.items():
+            bound = self._prepared(contiguous)
+            for name, buffer in bound.buffers.items():
                 buffer.update_inplace(contiguous[name])
-            binding.synchronize_inputs()
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-            return [np.array(value.numpy()) for value in binding.get_outputs()]
+            for name in bound.free:
+                bound.binding.bind_output(name, self._device)  # else the last run's array would be written into
+            bound.binding.synchronize_inputs()
+            self._session.run_with_iobinding(bound.binding)
+            bound.binding.synchronize_outputs()
+            return [np.array(value.numpy()) for value in bound.binding.get_outputs()]
 
-    def _prepared(self, feeds: Mapping[str, Array]) -> tuple[Any, dict[str, Any]]:
-        """Return the binding for the shapes of *feeds*, and the input buffers by name."""
+    def _prepared(self, feeds: Mapping[str, Array]) -> _Bound:
+        """Return what is bound for the shapes of *feeds*."""
         key = tuple(sorted((name, value.shape) for name, value in feeds.items()))
         if key not in self._bound:
             self._bound[key] = self._bind(feeds)
@@ -96,7 +108,7 @@ class BoundRuns:
         self._bound.move_to_end(key)
         return self._bound[key]
 
-    def _bind(self, feeds: Mapping[str, Array]) -> tuple[Any, dict[str, Any]]:
+    def _bind(self, feeds: Mapping[str, Array]) -> _Bound:
         binding = self._session.io_binding()
         buffers = {}
         for name, value in feeds.items():
@@ -112,4 +124,5 @@ class BoundRuns:
             kind = np.dtype(tensor.dtype)
             value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, self._device, 0)
             binding.bind_ortvalue_output(tensor.name, value)
-        return binding, buffers
+        free = tuple(name for name, shape in shapes.items() if shape is None)
+        return _Bound(binding=binding, buffers=buffers, free=free)

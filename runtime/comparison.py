@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -52,15 +53,19 @@ class Difference:
 
     def joined(self, other: Difference) -> Difference:
         """Return the worse of both in every respect; NaN is worst."""
-        further = other if not other.relative <= self.relative or not self.worst else self
+        further = other if _is_beyond(other.relative, self.relative) else self
         more = other if other.differing > self.differing else self
         return Difference(
             relative=further.relative,
-            largest=other.largest if not other.largest <= self.largest else self.largest,
+            largest=other.largest if _is_beyond(other.largest, self.largest) else self.largest,
             differing=more.differing,
-            worst=further.worst or self.worst,
+            worst=further.worst or self.worst or other.worst,
             differs=more.differs,
         )
+
+
+def _is_beyond(one: float, other: float) -> bool:
+    return not one <= other and not math.isnan(other)
 
 
 def compare(found: Outputs, expected: Outputs, tolerance: float, postprocess: Postprocess) -> Difference:

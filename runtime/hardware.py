@@ -189,7 +189,7 @@ def _cores(processors: Sequence[Mapping[str, str]]) -> int:
 
 def _model(basics: Basics, files: Files, processors: Sequence[Mapping[str, str]]) -> str:
     """Return the board's name where there is one, the processor's otherwise."""
-    said = [one[key] for one in processors for key in ("model name", "Model") if one.get(key)]
+    said = [one[key] for key in ("Model", "model name") for one in processors if one.get(key)]
     board = files.text("/proc/device-tree/model")
     return board or (said[0] if said else "") or files.control("machdep.cpu.brand_string") or basics.processor
 

@@ -8,8 +8,9 @@ number of rows gives way to the next. So rows are compared as sets:
       label, box and score within the tolerance. The partners are found as a maximum matching of a
       bipartite graph, the nearest tried first; matchings from both sides that each cover what counts
       make one that covers both (Mendelsohn and Dulmage, 1958).
-    * A row without a partner is forgiven if the other side's cut may have fallen on it: its score is no
-      higher than the lowest there, and the tolerance. Padding shows that nothing was cut.
+    * Where a graph drops what is below a threshold of its own, the two sides may have different numbers of
+      rows: one without a partner is forgiven if it may have been dropped on the other side, which is when
+      no row has a lower score (by more than the tolerance) and another one has a partner.
     * What else belongs to the rows (masks, keypoints) is compared between partners.
 """
 
@@ -75,7 +76,7 @@ class Match:
         expected: Their partners, (K,).
         relative: Largest difference between partners, relative to the range of the box or score.
         largest: The same in the output's own unit.
-        lonely: Share of the rows that count that have no partner and are not forgiven.
+        lonely: Share of one side's counting rows that have no partner and are not forgiven; the larger one.
     """
 
     found: Indices
@@ -181,8 +182,13 @@ def match(found: Table, expected: Table, tolerance: float) -> Match:
     back = _distances(found, ours, expected, scale)
     partners, lonely_theirs = _partners(forth, tolerance)
     _, lonely_ours = _partners(back, tolerance)
-    lonely = _unforgiven(expected.scores[theirs[lonely_theirs]], found.scores, tolerance)
-    lonely += _unforgiven(found.scores[ours[lonely_ours]], expected.scores, tolerance)
+    forgiven = -np.inf
+    if partners and len(found.scores) != len(expected.scores):
+        forgiven = min(found.scores.min(), expected.scores.min()) + tolerance
+    shares = [
+        np.count_nonzero(~(side.scores[counting[alone]] <= forgiven)) / max(1, len(counting))
+        for side, counting, alone in ((expected, theirs, lonely_theirs), (found, ours, lonely_ours))
+    ]
     rows = np.array(sorted(partners), np.intp)
     columns = np.array([partners[row] for row in rows], np.intp)
     return Match(
@@ -190,7 +196,7 @@ def match(found: Table, expected: Table, tolerance: float) -> Match:
         expected=theirs[rows],
         relative=float(forth[rows, columns].max(initial=0.0)),
         largest=_largest(found, columns, expected, theirs[rows]),
-        lonely=lonely / max(1, len(ours), len(theirs)),
+        lonely=float(max(shares)),
     )
 
 
@@ -239,12 +245,6 @@ def _move(column: int, came_from: Mapping[int, int], taken: dict[int, int], star
         if row == start:
             return
         column = held[row]
-
-
-def _unforgiven(scores: Floats, others: Floats, tolerance: float) -> int:
-    """Return how many of the lonely rows' *scores* are too high for a cut of the *others* to explain it."""
-    cut = float(others.min()) if len(others) else FLOOR
-    return int(np.count_nonzero(~(scores <= max(FLOOR, cut) + tolerance)))
 
 
 def _largest(found: Table, rows: Indices, expected: Table, others: Indices) -> float:

@@ -19,6 +19,10 @@ MEANINGS: Sequence[tuple[re.Pattern[str], str]] = (
         "no NVIDIA driver: install the driver, and in a container give it the GPU",
     ),
     (
+        re.compile(r"(libnvinfer[\w.-]*|libnvonnxparser[\w.-]*): cannot open shared object"),
+        r"library \1 is missing: install TensorRT, or choose cuda",
+    ),
+    (
         re.compile(r"(lib(cu\w+|nv\w+)[\w.-]*): cannot open shared object"),
         r"library \1 is missing: pip install 'onnxruntime-gpu[cuda,cudnn]', or install CUDA and cuDNN of that version",
     ),

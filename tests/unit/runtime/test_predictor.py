@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from runtime import Predictor as LazyPredictor
 from runtime import predictor as predictor_module
 from runtime.artifact import Artifact
 from runtime.errors import ArtifactError, ImageError, ModelError, ModelNotFoundError, ProviderError, UsageError
+from runtime.hardware import Part, this_machine
 from runtime.images import load
 from runtime.manifest import (
     MANIFEST_FILE,
@@ -31,8 +34,9 @@ from runtime.manifest import (
     Resize,
     Variant,
 )
-from runtime.predictor import Predictor, prove_all, select
-from runtime.proof import Proof
+from runtime.predictor import Predictor, choose
+from runtime.proof import Proof, prove_isolated
+from runtime.providers import find
 from runtime.proving import output_key
 from runtime.session import Session, SessionOptions
 
@@ -174,7 +178,7 @@ def test_a_provider_asked_for_by_name_is_strict(probe: Path) -> None:
     with pytest.raises(
         ProviderError,
         match=r"probe@1 runs on no execution provider here: fp32 on CUDAExecutionProvider: "
-        r"CUDAExecutionProvider is not in the installed ONNX Runtime",
+        r"CUDAExecutionProvider is not installed: onnxruntime",
     ):
         Predictor(artifact, provider="cuda")
     with pytest.raises(UsageError, match="'gpu' is not known"):
@@ -188,42 +192,84 @@ def test_a_variant_asked_for_by_name_is_strict(probe: Path) -> None:
         Predictor(Artifact.open(probe), variant="int8")
 
 
-def proof_of(variant: str, latency: float | None, *, passed: bool = True) -> Proof:
-    return Proof(variant=variant, provider=CPU, passed=passed, reason=f"{variant} said so", latency_ms=latency)
-
-
-def test_of_what_passed_the_fastest_wins(probe: Path) -> None:
-    artifact = Artifact.open(probe)
-    slow, fast, wrong = proof_of("fp32", 8.0), proof_of("int8", 2.0), proof_of("fp16", 0.1, passed=False)
-    assert select(artifact, [slow, fast, wrong]) is fast
-    assert select(artifact, [slow, proof_of("x", None)]) is slow
-    assert select(artifact, [slow, instant := proof_of("x", 0.0)]) is instant
-    with pytest.raises(ProviderError, match=f"fp16 on {CPU}: fp16 said so"):
-        select(artifact, [wrong])
-    with pytest.raises(ProviderError, match="no variant that is here is meant for any"):
-        select(artifact, [])
-
-
 def test_auto_takes_the_fastest_variant_that_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = {"slow": means_model(tmp_path / "slow.onnx", "N"), "fast": means_model(tmp_path / "fast.onnx", "N")}
-    examples = np.zeros((1, 8, 8, 3), np.uint8)
-    artifact = build_artifact(tmp_path, models, Preprocess(embedded=True), examples)
-    proven = prove_all(artifact)
-    assert [(proof.variant, proof.passed) for proof in proven] == [("slow", True), ("fast", True)]
-    timed = [proof.model_copy(update={"latency_ms": {"slow": 9.0, "fast": 3.0}[proof.variant]}) for proof in proven]
-    monkeypatch.setattr(predictor_module, "prove_all", lambda *_, **__: timed)
-    assert Predictor(artifact).variant.id == "fast"
+    artifact = build_artifact(tmp_path, models, Preprocess(embedded=True), np.zeros((1, 8, 8, 3), np.uint8))
+    assert [(proof.variant, proof.passed) for proof in choose(artifact).proofs] == [("slow", True), ("fast", True)]
+
+    def timed(root: Path, variant: str, provider: str, **more: Any) -> Proof:
+        return prove_isolated(root, variant, provider, **more).model_copy(
+            update={"latency_ms": {"slow": 9.0, "fast": 3.0}[variant]}
+        )
+
+    monkeypatch.setattr(predictor_module, "prove_isolated", timed)
+    predictor = Predictor(artifact)
+    assert predictor.variant.id == "fast"
+    assert [proof.latency_ms for proof in predictor.selection.proofs] == [9.0, 3.0]
 
 
 def test_only_variants_that_are_here_and_meant_for_the_provider_are_tried(probe: Path, change_manifest: Change) -> None:
     variant = Artifact.open(probe).manifest.variants[0].model_dump(mode="json")
-    others = [variant | {"id": "absent", "file": "absent.onnx"}]
-    artifact = change_manifest(probe, variants=[variant, *others])
-    assert [proof.variant for proof in prove_all(artifact)] == ["fp32"]
+    absent = variant | {"id": "absent", "file": "absent.onnx"}
+    selection = choose(change_manifest(probe, variants=[variant, absent]))
+    assert [proof.variant for proof in selection.proofs] == ["fp32"]
+    assert [str(one) for one in selection.skipped] == [f"absent on {CPU}: its file is not here"]
     artifact = change_manifest(probe, variants=[variant | {"providers": ["CUDAExecutionProvider"]}])
-    assert prove_all(artifact) == []
+    with pytest.raises(ProviderError, match=f"fp32 on {CPU}: it is meant for CUDAExecutionProvider"):
+        choose(artifact)
     artifact = change_manifest(probe, variants=[variant | {"providers": [CPU]}])
-    assert [proof.provider for proof in prove_all(artifact)] == [CPU]
+    assert choose(artifact).chosen.provider == CPU
+
+
+def test_a_variant_for_another_processor_is_left_out_and_said(probe: Path, change_manifest: Change) -> None:
+    shutil.copy(probe / "model.fp32.onnx", probe / "other.onnx")
+    variant = Artifact.open(probe).manifest.variants[0].model_dump(mode="json")
+    demanding = variant | {"id": "int8", "file": "other.onnx", "requires": {"cpu_flags": ["unheard_of"]}}
+    predictor = Predictor(change_manifest(probe, variants=[demanding, variant]))
+    assert predictor.variant.id == "fp32"
+    (skipped,) = predictor.selection.skipped
+    assert (skipped.variant, skipped.provider) == ("int8", CPU)
+    assert "it needs unheard_of, which this processor" in skipped.reason
+    with pytest.raises(ProviderError, match="it needs unheard_of"):
+        Predictor(predictor.artifact, variant="int8")
+
+
+def test_auto_says_which_accelerator_is_not_used_and_a_name_has_nothing_to_say(
+    probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = frozenset({Part.CPU, Part.GPU, Part.NVIDIA_GPU})
+    monkeypatch.setattr(predictor_module, "this_machine", lambda: dataclasses.replace(this_machine(), parts=parts))
+    artifact = Artifact.open(probe)
+    predictor = Predictor(artifact)
+    assert predictor.provider == CPU
+    assert predictor.fallback == (
+        "TensorrtExecutionProvider was preferred on this machine: not installed: " + find("tensorrt").install
+    )
+    assert Predictor(artifact, provider="cpu").fallback is None
+
+
+def test_a_machine_without_an_accelerator_has_nothing_to_fall_back_from(
+    probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = dataclasses.replace(this_machine(), parts=frozenset({Part.CPU}), system="Linux")
+    monkeypatch.setattr(predictor_module, "this_machine", lambda: plain)
+    assert Predictor(Artifact.open(probe)).fallback is None
+
+
+def test_a_free_batch_that_was_pinned_is_padded_like_a_fixed_one(means: Callable[..., Artifact]) -> None:
+    predictor = Predictor(means(), options=SessionOptions(fixed_batch=4))
+    assert predictor.fixed_batch == 4
+    assert labels(predictor, [colored(*color) for color in np.eye(3, dtype=int).repeat(2, axis=0) * 255]) == [
+        name for name in ("red", "green", "blue") for _ in range(2)
+    ]
+
+
+def test_a_predictor_can_be_profiled(probe: Path, tmp_path: Path) -> None:
+    predictor = Predictor(Artifact.open(probe), options=SessionOptions(profiling=tmp_path / "profile"))
+    predictor.predict([colored(0, 9, 0, size=(16, 16))])
+    trace = predictor.end_profiling()
+    assert trace.stat().st_size > 0
+    assert list(tmp_path.glob("profile*")) == [trace]  # the proof left none
 
 
 def test_a_graph_that_is_not_what_the_manifest_says_is_refused(probe: Path, change_manifest: Change) -> None:
@@ -240,7 +286,7 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(probe: Path, chan
 
 def test_a_file_that_changed_after_its_proof_is_refused(probe: Path) -> None:
     artifact = Artifact.open(probe)
-    proof = prove_all(artifact)[0]
+    proof = choose(artifact).chosen
     (probe / "model.fp32.onnx").write_bytes(b"x")
     with pytest.raises(ProviderError, match=r"model\.fp32\.onnx has 1 bytes; the manifest pins"):
         Predictor(artifact)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.errors import ModelError, ProviderError
+from runtime.binding import MOST_SHAPES, BoundRuns, output_shapes
+from runtime.errors import ModelError, ProviderError, UsageError
 from runtime.manifest import Tensor
 from runtime.probe import probe_root
-from runtime.session import Session, SessionOptions
+from runtime.session import GraphOptimization, Session, SessionOptions
 
 PROBE = probe_root() / "model.fp32.onnx"
+CPU = "CPUExecutionProvider"
 
 
 def save(path: Path, inputs: list[onnx.ValueInfoProto], nodes: list[onnx.NodeProto], output: str) -> Path:
@@ -24,39 +30,37 @@ def save(path: Path, inputs: list[onnx.ValueInfoProto], nodes: list[onnx.NodePro
     return path
 
 
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (count, 16, 16, 3), dtype=np.uint8)
+
+
 def test_it_says_what_the_graph_takes_and_gives() -> None:
     session = Session(PROBE)
-    assert session.provider == "CPUExecutionProvider"
+    assert session.provider == CPU
+    assert session.origin == f"built into onnxruntime {onnxruntime.__version__}"
     assert session.inputs == (Tensor(name="images", dtype="uint8", shape=("N", 16, 16, 3)),)
     assert session.outputs == (Tensor(name="scores", dtype="float32", shape=("N", 4)),)
+    assert session.batch is None
 
 
 def test_it_runs_batches_of_any_size() -> None:
     session = Session(PROBE, options=SessionOptions(intra_op_threads=1))
-    batch = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), dtype=np.uint8)
+    batch = pictures(5)
     (whole,) = session.run(batch)
     assert whole.shape == (5, 4)
     for number in range(5):
         np.testing.assert_allclose(session.run(batch[number : number + 1])[0], whole[number : number + 1], rtol=1e-5)
 
 
-def test_the_options_reach_onnx_runtime() -> None:
-    options = SessionOptions(intra_op_threads=3, inter_op_threads=2).build()
-    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 2)
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    spinning = SessionOptions(allow_spinning=True).build()
-    assert spinning.get_session_config_entry("session.intra_op.allow_spinning") == "1"
-
-
 def test_nodes_are_counted_by_provider_only_when_recorded() -> None:
-    assert Session(PROBE, record_assignment=True).node_share() == 1.0
+    session = Session(PROBE, record_assignment=True)
+    assert session.node_share() == 1.0
+    assert dict(session.node_counts()) == {CPU: 7}
     assert Session(PROBE).node_share() is None
 
 
 def test_a_provider_that_is_not_installed_is_refused() -> None:
-    with pytest.raises(
-        ProviderError, match=r"CUDAExecutionProvider is not installed: onnxruntime \d.* does not have it"
-    ):
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider is not installed: onnxruntime \d.* does not have"):
         Session(PROBE, "CUDAExecutionProvider")
 
 
@@ -96,5 +100,212 @@ def test_a_second_input_that_nobody_feeds_is_refused_by_name(tmp_path: Path) -> 
 
 def test_dimensions_without_a_name_are_question_marks(tmp_path: Path) -> None:
     inputs = [helper.make_tensor_value_info("a", TensorProto.FLOAT, [None, 2])]
-    session = Session(save(tmp_path / "one.onnx", inputs, [helper.make_node("Relu", ["a"], ["out"])], "out"))
-    assert session.inputs[0].shape == ("?", 2)
+    path = save(tmp_path / "one.onnx", inputs, [helper.make_node("Relu", ["a"], ["out"])], "out")
+    assert Session(path).inputs[0].shape == ("?", 2)
+    with pytest.raises(UsageError, match=r"fixed_batch is 2; the batch of .* is a dimension without a name"):
+        Session(path, options=SessionOptions(fixed_batch=2))
+
+
+# Options
+
+
+def test_the_options_reach_onnx_runtime(tmp_path: Path) -> None:
+    options = SessionOptions(
+        intra_op_threads=3,
+        inter_op_threads=2,
+        parallel=True,
+        enable_cpu_mem_arena=False,
+        enable_mem_pattern=False,
+        graph_optimization=GraphOptimization.BASIC,
+        profiling=tmp_path / "profile",
+    ).build()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 2)
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    assert (options.enable_profiling, options.profile_file_prefix) == (True, str(tmp_path / "profile"))
+
+
+def test_the_defaults_share_the_machine() -> None:
+    options = SessionOptions().build()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (0, 1)
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert (options.enable_cpu_mem_arena, options.enable_mem_pattern, options.enable_profiling) == (True, True, False)
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.inter_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "0"
+    spinning = SessionOptions(allow_spinning=True, disable_cpu_fallback=True).build()
+    assert spinning.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert spinning.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+
+
+def test_options_cross_processes_as_json(tmp_path: Path) -> None:
+    options = SessionOptions(
+        intra_op_threads=2, graph_optimization=GraphOptimization.EXTENDED, profiling=tmp_path / "p", fixed_batch=4
+    )
+    assert SessionOptions.from_json(options.to_json()) == options
+    assert SessionOptions.from_json(SessionOptions().to_json()) == SessionOptions()
+    assert options.unobserved() == SessionOptions(
+        intra_op_threads=2, graph_optimization=GraphOptimization.EXTENDED, fixed_batch=4
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"threads": 1}', '{"graph_optimization": "MOST", "profiling": null}'])
+def test_options_that_cannot_be_read_are_a_wrong_call(text: str) -> None:
+    with pytest.raises(UsageError, match="session options"):
+        SessionOptions.from_json(text)
+
+
+@pytest.mark.parametrize("fields", [{"intra_op_threads": -1}, {"inter_op_threads": -1}, {"fixed_batch": 0}])
+def test_numbers_out_of_range_are_a_wrong_call(fields: dict[str, int]) -> None:
+    ((name, value),) = fields.items()
+    with pytest.raises(UsageError, match=f"session option {name} is {value}; expected"):
+        SessionOptions(**fields)
+
+
+@pytest.mark.parametrize("level", list(GraphOptimization))
+def test_every_level_of_optimization_gives_the_same(level: GraphOptimization) -> None:
+    batch = pictures(2)
+    (found,) = Session(PROBE, options=SessionOptions(graph_optimization=level)).run(batch)
+    np.testing.assert_allclose(found, Session(PROBE).run(batch)[0], rtol=1e-5)
+
+
+def test_a_profile_is_a_trace_of_the_runs(tmp_path: Path) -> None:
+    session = Session(PROBE, options=SessionOptions(profiling=tmp_path / "probe"))
+    session.run(pictures(1))
+    path = session.end_profiling()
+    assert path.parent == tmp_path
+    assert path.name.startswith("probe")
+    events = json.loads(path.read_text())
+    assert any(event.get("args", {}).get("op_name") == "Conv" for event in events)
+    with pytest.raises(UsageError, match="the session is not profiled"):
+        Session(PROBE).end_profiling()
+
+
+def test_the_cpu_cannot_do_without_itself() -> None:
+    with pytest.raises(ModelError, match="cannot be loaded on CPUExecutionProvider: Conflicting session configuration"):
+        Session(PROBE, options=SessionOptions(disable_cpu_fallback=True))
+
+
+def test_a_free_batch_can_be_pinned() -> None:
+    session = Session(PROBE, options=SessionOptions(fixed_batch=4))
+    assert session.batch == 4
+    assert session.inputs[0].shape == ("N", 16, 16, 3)  # what the graph takes by itself
+    assert session.run(pictures(4))[0].shape == (4, 4)
+    with pytest.raises(ModelError, match=r"inference of uint8 \[3, 16, 16, 3\] failed"):
+        session.run(pictures(3))
+
+
+def test_a_batch_that_is_fixed_already_is_that_size_or_a_wrong_call(tmp_path: Path) -> None:
+    inputs = [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2, 2])]
+    path = save(tmp_path / "two.onnx", inputs, [helper.make_node("Relu", ["a"], ["out"])], "out")
+    assert Session(path, options=SessionOptions(fixed_batch=2)).batch == Session(path).batch == 2
+    with pytest.raises(UsageError, match=r"fixed_batch is 3; the batch of .*two\.onnx is always 2"):
+        Session(path, options=SessionOptions(fixed_batch=3))
+
+
+def test_a_graph_is_captured_only_by_who_can() -> None:
+    with pytest.raises(UsageError, match="capture_graph: CPUExecutionProvider cannot capture a graph"):
+        Session(PROBE, options=SessionOptions(capture_graph=True, fixed_batch=4))
+
+
+# Tensors that live on the device; the CPU is one
+
+
+def bound(path: Path = PROBE) -> tuple[BoundRuns, Session]:
+    session = Session(path)
+    return BoundRuns(session._session, session.inputs, session.outputs, "cpu"), session
+
+
+def test_bound_runs_give_what_plain_runs_give() -> None:
+    runs, session = bound()
+    for count, seed in ((1, 0), (3, 1), (1, 2), (3, 3)):
+        batch = pictures(count, seed)
+        np.testing.assert_array_equal(runs.run({"images": batch})[0], session.run(batch)[0])
+
+
+def test_buffers_are_used_again_and_answers_are_the_callers_own() -> None:
+    runs, _ = bound()
+    first = runs.run({"images": pictures(2, 0)})[0]
+    before = first.copy()
+    addresses = [value.data_ptr() for value in runs._prepared({"images": pictures(2)}).binding.get_outputs()]
+    given = pictures(2, 1)
+    second = runs.run({"images": given})[0]
+    assert [value.data_ptr() for value in runs._prepared({"images": given}).binding.get_outputs()] == addresses
+    np.testing.assert_array_equal(first, before)
+    assert not np.array_equal(first, second)
+    given[:] = 0  # nor is the caller's input one of the buffers
+    np.testing.assert_array_equal(runs.run({"images": pictures(2, 1)})[0], second)
+
+
+def test_what_is_not_contiguous_is_bound_too() -> None:
+    runs, session = bound()
+    turned = pictures(2)[:, ::-1]
+    np.testing.assert_array_equal(runs.run({"images": turned})[0], session.run(np.ascontiguousarray(turned))[0])
+
+
+def test_only_so_many_shapes_are_kept() -> None:
+    runs, _ = bound()
+    for count in range(1, MOST_SHAPES + 3):
+        runs.run({"images": pictures(count)})
+    assert len(runs._bound) == MOST_SHAPES
+
+
+def test_a_session_on_a_device_of_its_own_memory_binds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    from runtime import session as module
+    from runtime.providers import find
+
+    monkeypatch.setattr(module, "find", lambda name: dataclasses.replace(find(name), memory="cpu"))
+    session = Session(PROBE)
+    assert session._bound is not None
+    np.testing.assert_array_equal(session.run(pictures(3))[0], bound()[1].run(pictures(3))[0])
+    with pytest.raises(ModelError, match=r"inference of uint8 \[1, 8, 8, 3\] failed"):
+        session.run(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_an_output_whose_shape_depends_on_the_data_is_left_to_onnx_runtime(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("NonZero", ["a"], ["found"]),
+        helper.make_node("Transpose", ["found"], ["rows"], perm=[1, 0]),
+        helper.make_node("Cast", ["rows"], ["out"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["N", 2])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["rows", 2])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    runs, _ = bound(tmp_path / "m.onnx")
+    for value, rows in (([[1, 0], [0, 0]], 1), ([[1, 1], [1, 0]], 3), ([[0, 0], [0, 0]], 0)):
+        assert runs.run({"a": np.array(value, np.float32)})[0].shape == (rows, 2)
+
+
+def tensor(name: str, *shape: int | str) -> Tensor:
+    return Tensor(name=name, dtype="float32", shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (("N", 4), (3, 4)),
+        (("N", "H", "W"), (3, 8, 9)),
+        ((1, 4), (1, 4)),
+        (("M", 4), None),
+        (("?", 4), None),
+        ((), ()),
+    ],
+)
+def test_the_shape_of_an_output_follows_from_names(output: Any, expected: Any) -> None:
+    inputs = [tensor("images", "N", 3, "H", "W"), tensor("?", "?")]
+    given = {"images": (3, 3, 8, 9), "?": (5,)}
+    assert output_shapes(inputs, [tensor("out", *output)], given) == {"out": expected}
+
+
+def test_no_session_warns() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Session(PROBE)
