@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from command_line import Command, command_line
 
-from runtime.cli import run_command, vedette
 from runtime.datasets import open_dataset
 from runtime.predictor import Predictor
 from runtime.store import ModelStore, resolve_artifact
@@ -27,8 +27,6 @@ from runtime.store import ModelStore, resolve_artifact
 pytestmark = pytest.mark.integration
 
 TRAIN = ("train", "--data", "digits#train", "--arch", "tiny", "--seed", "3")
-
-Command = Callable[..., tuple[int, Any, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +38,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a `vedette` command in this process: (exit code, JSON of stdout if it is some, stderr)."""
-
-    def run(*arguments: str | Path) -> tuple[int, Any, str]:
-        with pytest.raises(SystemExit) as ended:
-            run_command(vedette, "vedette", [str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), json.loads(out) if out.startswith(("{", "[")) else out, err
-
-    return run
+    return command_line(capsys)
 
 
 def test_digits_from_training_to_prediction(command: Command, tmp_path: Path) -> None:
@@ -146,6 +136,7 @@ def test_wrong_input_is_one_clear_line_and_publishes_nothing(
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     (tmp_path / "some.bin").write_bytes(b"?")
     (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    (tmp_path / "nine.json").write_text('{"crop": [9, 9]}')
     onnx.save(_classifier(), tmp_path / "good.onnx")
     train = ("train", "--arch", "tiny", "--epochs", "1", "--out", "out", "--data")
     bring = ("model", "import", "--name", "bad", "--task", "classification")
@@ -162,14 +153,20 @@ def test_wrong_input_is_one_clear_line_and_publishes_nothing(
         ((*bring, "none.onnx"), 2, "does not exist"),
         ((*bring, "good.onnx"), 2, "--preprocess is needed"),
         ((*bring, "good.onnx", "--preprocess", "imagnet"), 2, "is no preset"),
-        ((*bring, "good.onnx", "--preprocess", "imagenet"), 2, "takes 8"),
-        ((*good, "--labels", "three.txt"), 2, "names 3 classes, the model has 4"),
+        ((*bring, "good.onnx", "--preprocess", "nine.json"), 2, "takes 8 x 8"),
+        ((*good, "--labels", "three.txt"), 2, "--labels names 3 classes; the outputs fit classification"),
         ((*good, "--precision", "fp32,fp16"), 2, "fp16 cannot be built"),
         ((*good, "--precision", "fp32,int8"), 2, "give --evaluation"),
+        ((*good, "--head", "yolov8"), 2, "--head yolov8 is for detection"),
+        ((*good, "--head", "embedding"), 2, "--head embedding is for embedding"),
+        ((*good, "--keypoints", "three.txt"), 2, "--keypoints does not apply"),
+        ((*good, "--custom-ops", "none.so"), 2, "is no file"),
+        ((*bring[:4], "good.onnx"), 2, "--task is needed for good.onnx"),
         ((*good, "--calibration", "empty.parquet"), 1, "is empty"),
         ((*good, "--evaluation", "unlabelled.parquet"), 1, "has no label"),
         ((*bring[:3], "Bad Name", *bring[4:], "good.onnx"), 2, "no model name"),
-        ((*bring[:5], "detection", "good.onnx"), 2, "task 'detection' cannot be imported"),
+        ((*bring[:5], "generation", "good.onnx"), 2, "task 'generation' cannot be imported"),
+        ((*bring[:5], "detection", "good.onnx", "--preprocess", "raw255"), 2, "no detection head fits"),
         (("model", "show", "bad"), 1, "no model 'bad'"),
     ]
     for arguments, expected, says in cases:

@@ -1,7 +1,8 @@
 """Small ONNX graphs in the manner of well-known families, for tests of import and recognition.
 
-Every graph looks at its pictures in the least way that shows: the mean of what it is fed brightens its scores. Where
-there is an object, and of what class, is written into it, so that a test knows what must come out.
+Every graph looks at its pictures in the least way that shows: the mean of what it is fed brightens its answers, except
+those that are whole numbers, such as labels. Where there is an object, and of what class, is written into it, so that a
+test knows what must come out.
 """
 
 from __future__ import annotations
@@ -109,14 +110,13 @@ def answering_graph(
         stored = answer.astype(numpy_kind) if is_float else answer
         constants.append(numpy_helper.from_array(stored[None], f"{name}_answer"))
         constants.append(numpy_helper.from_array(np.array([-1] + [1] * answer.ndim, np.int64), f"{name}_shape"))
-        nodes.append(helper.make_node("Reshape", ["light", f"{name}_shape"], [f"{name}_light"]))
-        light = f"{name}_light"
-        if not is_float:
-            target = helper.np_dtype_to_tensor_dtype(answer.dtype)
-            nodes.append(helper.make_node("Cast", [light], [f"{name}_dark"], to=target))  # 0
-            light = f"{name}_dark"
-        nodes.append(helper.make_node("Add", [f"{name}_answer", light], [name]))
-        output_kind = kind if is_float else helper.np_dtype_to_tensor_dtype(answer.dtype)
+        lit = (answer != np.rint(answer)).astype(numpy_kind)
+        constants.append(numpy_helper.from_array(lit[None], f"{name}_lit"))
+        nodes.append(helper.make_node("Reshape", ["light", f"{name}_shape"], [f"{name}_shaped"]))
+        nodes.append(helper.make_node("Mul", [f"{name}_shaped", f"{name}_lit"], [f"{name}_light"]))
+        output_kind = helper.np_dtype_to_tensor_dtype(stored.dtype)
+        nodes.append(helper.make_node("Cast", [f"{name}_light"], [f"{name}_cast"], to=output_kind))
+        nodes.append(helper.make_node("Add", [f"{name}_answer", f"{name}_cast"], [name]))
         values.append(helper.make_tensor_value_info(name, output_kind, [shape[0], *answer.shape]))
     inputs = [helper.make_tensor_value_info("images", dtype, shape)]
     if sizes_input is not None:

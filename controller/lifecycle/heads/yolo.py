@@ -29,15 +29,9 @@ from controller.lifecycle.heads.numbers import (
     boxes_a_cell,
     follows_grid,
 )
+from runtime.drawing.skeleton import COCO_KEYPOINTS
 
-__all__ = ["COCO_KEYPOINTS", "RULES", "keypoint_names", "keypoint_shapes", "prototypes"]
-
-COCO_KEYPOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
-"""Of a body, in the order of COCO, of YOLO-pose, and of MoveNet."""
+__all__ = ["RULES", "keypoint_names", "keypoint_shapes", "prototypes"]
 
 BOX = 4  # numbers
 LEAST_ANCHORS = 3  # times as many as channels, where no grid tells which is which

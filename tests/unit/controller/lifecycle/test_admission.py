@@ -41,7 +41,7 @@ def test_pictures_with_what_the_runtime_fills_in_may_come_in() -> None:
     [
         (
             {"src": PICTURE, **{f"r{n}i": STATE for n in range(1, 5)}, "downsample_ratio": (TensorProto.FLOAT, [1])},
-            r"m takes 6 inputs: src float \['N', 3, 8, 8\], r1i float \[1, 'C', 'H', 'W'\], .*downsample_ratio.*;.* besides it only orig_target_sizes.*recurrent",
+            r"m takes 6 inputs: src float \['N', 3, 8, 8\], r1i float \[1, 'C', 'H', 'W'\], .*ratio float.*recurrent",
         ),
         ({"features": (TensorProto.FLOAT, ["N", 64])}, r"its inputs are: features float \['N', 64\]"),
         ({"text": (TensorProto.STRING, ["N", 3, 8, 8])}, r"its inputs are: text string"),

@@ -11,7 +11,7 @@ import task_graphs
 from task_graphs import NAMES, SIZE, dense_rows
 
 from controller.lifecycle.heads import RULES, Evidence, Facts, Seen, recognize
-from controller.lifecycle.heads.yolo import COCO_KEYPOINTS
+from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.errors import UsageError
 from runtime.tasks import HEADS
 
