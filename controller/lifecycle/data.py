@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controller.lifecycle.graph import precision_of
 from controller.lifecycle.heldout import open_with_held_out
@@ -17,7 +17,7 @@ from controller.lifecycle.request import ImportRequest
 from controller.lifecycle.variants import FP32
 from runtime.datasets import Dataset, open_dataset
 from runtime.errors import DatasetError, UsageError
-from runtime.manifest import Task
+from runtime.manifest import Preprocess, Task
 
 __all__ = ["ImportData", "find_data"]
 
@@ -42,6 +42,21 @@ class ImportData:
     pictures: Dataset | None
     precisions: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def for_preprocess(self, preprocess: Preprocess) -> ImportData:
+        """Return this data as far as it suits *preprocess*: pictures that stay as large as they are make no batches.
+
+        Raises:
+            UsageError: A variant needs batches to be calibrated.
+        """
+        if preprocess.resize is not None or preprocess.crop is not None:
+            return self
+        if self.precisions:
+            raise UsageError(
+                f"precision {', '.join(self.precisions)} needs pictures of one size to calibrate with; give "
+                "--preprocess FILE with resize or crop, or --precision fp32"
+            )
+        return replace(self, pictures=None)
 
 
 def find_data(request: ImportRequest, imported: ImportedModel, task: Task) -> ImportData:

@@ -41,6 +41,7 @@ __all__ = [
     "precision_of",
     "real_inputs",
     "with_opset",
+    "without_wrong_shapes",
 ]
 
 MAX_OPSET = 21
@@ -251,6 +252,27 @@ def at_most_published_versions(model: onnx.ModelProto) -> onnx.ModelProto:
     lowered.ClearField("opset_import")
     lowered.opset_import.extend(kept)
     return lowered
+
+
+def without_wrong_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return *model* without the shapes that it notes for its inner tensors, if they contradict its operators.
+
+    They are notes of the exporter's (``value_info``), which nothing that runs a graph needs.
+    """
+    if _infers(model):
+        return model
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    bare.graph.ClearField("value_info")
+    return bare if _infers(bare) else model
+
+
+def _infers(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
 
 
 def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:

@@ -78,6 +78,7 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
     task = request.decided_task(imported.task or facts.task, facts.foreign_task)
     data = find_data(request, imported, task)
     preprocess, notes = decided_preprocess(request, imported, given.preprocess, facts, task)
+    data = data.for_preprocess(preprocess)
     evidence = _evidence(request, imported, preprocess, facts, data, given)
     recognized = recognize(evidence, task, head=request.head, names_given=given.labels is not None)
     labels, note = agreed_labels(recognized.classes, given.labels, facts.labels)

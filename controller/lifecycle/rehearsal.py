@@ -60,7 +60,10 @@ def rehearse(
     try:
         outputs = imported.reference(batch)
     except ModelError as error:
-        raise ExportError(f"the source does not run a batch of {count}: {error}") from None
+        hint = (
+            "" if isinstance(found.batch, int) or count == 1 else "; if it can do one only, export it with that batch"
+        )
+        raise ExportError(f"the source does not run a batch of {count}: {error}{hint}") from None
     names = [value.name for value in imported.graph.graph.output]
     return Evidence(
         batch=count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 from task_graphs import NAMES, OBJECT, SIZE, YOLO_METADATA, answering_graph, dense_rows
 
 from runtime.drawing.skeleton import COCO_KEYPOINTS
-from runtime.store import ModelStore
+from runtime.store import ModelStore, manifest_path
 
 pytestmark = pytest.mark.integration
 
@@ -394,3 +395,52 @@ def test_files_that_are_no_models_are_one_line(command, tmp_path) -> None:
         code, out, err = command("model", "import", tmp_path / name, "--name", "m", "--task", "classification")
         assert (code, out, err.count("vedette: error: "), err.count("\n")) == (1, "", 1, 1), err
         assert says in err
+
+
+def test_operators_of_a_library_run_only_with_it(bring, ask, command, tmp_path) -> None:
+    extensions = pytest.importorskip("onnxruntime_extensions", reason="onnxruntime-extensions is not installed")
+    library = Path(extensions.get_library_path())
+    model = classifier(("N", 3, 32, 32))
+    model.graph.node[-1].output[0] = "means"
+    model.graph.node.append(helper.make_node("NegPos", ["means"], ["below", "logits"], domain="ai.onnx.contrib"))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.contrib", 1))
+    path = task_graphs.save_graph(model, tmp_path / "m.onnx")
+    how = ("--task", "classification", "--preprocess", "unit", "--activation", "none")
+    assert "'ai.onnx.contrib': NegPos" in command("model", "import", path, "--name", "m", *how)[2]
+    bring(path, *how, "--custom-ops", library)
+    picture = tmp_path / "orange.png"
+    Image.fromarray(np.full((32, 32, 3), (255, 102, 0), np.uint8)).save(picture)
+    scores = {one["label_id"]: one["score"] for one in ask(picture)["top_k"]}
+    assert scores == pytest.approx({0: 1.0, 1: 0.4, 2: 0.0}, abs=1e-3)
+    (pinned,) = command("model", "show", "m", "--json")[1]["custom_ops"]
+    assert pinned == {"path": str(library), "sha256": hashlib.sha256(library.read_bytes()).hexdigest()}
+    (tmp_path / "no.so").write_text("no library")
+    code, _, err = command("model", "import", path, "--name", "m", *how, "--custom-ops", tmp_path / "no.so")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "cannot be loaded" in err
+
+
+def test_digest_is_that_of_the_stored_manifest(bring, command, tmp_path) -> None:
+    """A manifest that another version wrote says the same in other bytes."""
+    imported = bring(
+        task_graphs.save_graph(classifier(("N", 3, 32, 32)), tmp_path / "m.onnx"),
+        *("--task", "classification", "--preprocess", "unit"),
+    )
+    store = ModelStore.open()
+    stored = store.manifest_bytes("m", 1)
+    assert imported["digest"] == hashlib.sha256(stored).hexdigest()
+    older = json.dumps({**json.loads(stored), "version": 2}, indent=3).encode()
+    store.objects.put(manifest_path("m", 2), older)
+    digest = hashlib.sha256(older).hexdigest()
+    assert f"m@2 (classification, manifest {digest})" in command("model", "show", "m")[1]
+    assert command("model", "list", "--json")[1][0]["digest"] == digest
+
+
+def test_pictures_may_stay_as_large_as_they_are(bring, ask, tmp_path) -> None:
+    (tmp_path / "own.json").write_text(json.dumps({"resize": None, "scale": 1 / 255}))
+    path = task_graphs.save_graph(classifier(("N", 3, "h", "w")), tmp_path / "m.onnx")
+    bring(path, "--task", "classification", "--preprocess", tmp_path / "own.json", "--activation", "none")
+    for size in ((40, 60), (7, 5)):
+        picture = tmp_path / "red.png"
+        Image.fromarray(np.full((*size, 3), (255, 0, 0), np.uint8)).save(picture)
+        assert ask(picture)["score"] == pytest.approx(1.0, abs=1e-5)

@@ -18,7 +18,7 @@ from controller.lifecycle.admission import (
     with_three_channels,
 )
 from controller.lifecycle.gate import Reference
-from controller.lifecycle.graph import at_most_published_versions, load_graph
+from controller.lifecycle.graph import at_most_published_versions, load_graph, without_wrong_shapes
 from controller.lifecycle.importers.base import ImportedModel
 from runtime.errors import ModelError
 from runtime.files import hash_file
@@ -47,7 +47,8 @@ def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
         session = Session(path, custom_ops=custom_ops)
     except ModelError as error:
         raise ExportError(str(error)) from None
-    graph, reference = _numeric(path, with_three_channels(at_most_published_versions(original)), session.run)
+    published = without_wrong_shapes(at_most_published_versions(original))
+    graph, reference = _numeric(path, with_three_channels(published), session.run)
     producer = f"{original.producer_name} {original.producer_version}".strip()
     return ImportedModel(
         graph=graph,

@@ -182,3 +182,26 @@ def test_output_operator_looks_through_what_only_reshapes(conv_graph: GraphMaker
     model.graph.output[0].name = "final"
     assert graph.output_operator(model, ("Identity",)) == "Softmax"
     assert graph.output_operator(model, ()) == "Identity"
+
+
+def test_shapes_that_contradict_the_operators_are_left_out(conv_graph: GraphMaker) -> None:
+    right = conv_graph()
+    right.graph.value_info.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, ["N", 8, 1, 1]))
+    assert graph.without_wrong_shapes(right) == right
+    wrong = conv_graph()
+    wrong.graph.value_info.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, ["N", 9, 1, 1]))
+    assert graph.without_wrong_shapes(wrong) == conv_graph()
+    lying = conv_graph()
+    lying.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    assert graph.without_wrong_shapes(lying) == lying, "what is wrong beside that is for the gate to say"
+
+
+@pytest.mark.parametrize(("kind", "precision"), [(TensorProto.FLOAT, "fp32"), (TensorProto.FLOAT16, "fp16")])
+def test_precision_is_that_of_the_weights(conv_graph: GraphMaker, kind: int, precision: str) -> None:
+    model = conv_graph()
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(helper.tensor_dtype_to_np_dtype(kind)), weight.name))
+    assert graph.precision_of(model) == precision
+    model.graph.node.append(helper.make_node("DequantizeLinear", ["q", "s"], ["d"]))
+    assert graph.precision_of(model) == "int8"
