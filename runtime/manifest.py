@@ -259,7 +259,7 @@ class Variant(PinnedFile):
     outputs: tuple[Tensor, ...]
     providers: tuple[str, ...] = ("*",)  # execution providers it is meant for
     requires: VariantRequires = VariantRequires()
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3  # max abs difference from the golden output
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3  # share of what an output ranges over: `runtime.comparison`
     metrics: Metrics = {}
 
 
