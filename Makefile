@@ -22,7 +22,7 @@ DOCKERFILES := $(wildcard infra/containers/Dockerfile.*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench constraints clean distclean
+.PHONY: help setup demo test test-openvino lint format bench constraints clean distclean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,24 @@ demo: setup ## Train, export, quantize, publish, roll out to agents over MQTT, b
 
 test: setup ## Run every test that a change must pass
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
+
+# Two environments of their own, since OpenVINO comes in two ways that exclude each other. No PyTorch in them.
+OPENVINO_built-in := onnxruntime-openvino
+OPENVINO_plug-in := onnxruntime onnxruntime-ep-openvino
+OPENVINO_TESTS := $(addprefix build/openvino-,built-in plug-in)
+
+test-openvino: $(OPENVINO_TESTS:%=%/.vedette-setup) ## Run the tests that need OpenVINO, built in and as a plug-in
+	@set -e; for way in $(OPENVINO_TESTS); do \
+	  echo "== $$way"; \
+	  VEDETTE_TEST_OPENVINO=$${way#build/openvino-} $$way/bin/python -m pytest $(PYTEST_ARGS) tests/openvino; \
+	done
+
+build/openvino-%/.vedette-setup: pyproject.toml constraints.txt constraints-openvino.txt
+	$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) --quiet --constraint constraints.txt --constraint constraints-openvino.txt \
+	  --editable . $(OPENVINO_$*) pytest pytest-asyncio pytest-timeout \
+	  || { echo "make test-openvino installs $(OPENVINO_$*) from a package index (150 MB); it could not: no network?" >&2; exit 1; }
+	@touch $@
 
 lint: setup ## Check style, types, who imports whom, scripts and container files
 	$(BIN)/ruff check

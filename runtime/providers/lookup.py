@@ -8,15 +8,12 @@ Rules:
 
 from __future__ import annotations
 
-import structlog
-
 from runtime.errors import UsageError
 from runtime.hardware import Machine, this_machine
 from runtime.providers.catalog import ALIASES, CPU, LEGACY, PREFERENCE, PROVIDERS, REPLACED, Provider
 
 __all__ = ["canonical", "find", "preferences", "resolve"]
 
-_log = structlog.get_logger("vedette.runtime")
 _SUFFIX = "executionprovider"
 
 
@@ -31,7 +28,7 @@ def canonical(name: str) -> str:
     plain = name.lower().removesuffix(_SUFFIX)
     if plain in REPLACED:
         successor, why = REPLACED[plain]
-        _log.warning("execution provider replaced", asked=name, used=successor, reason=why)
+        _warn("execution provider replaced", asked=name, used=successor, reason=why)
         return successor
     if name.lower() in ALIASES:
         return ALIASES[name.lower()]
@@ -43,6 +40,12 @@ def canonical(name: str) -> str:
         f"execution provider {name!r} is not known; expected auto, {', '.join(ALIASES)} or a full name, "
         "and perhaps a device, as in openvino:gpu"
     )
+
+
+def _warn(event: str, **facts: str) -> None:
+    import structlog  # here, since it loads half of `rich`: every proof would wait for that
+
+    structlog.get_logger("vedette.runtime").warning(event, **facts)
 
 
 def resolve(reference: str) -> tuple[Provider, ...]:
