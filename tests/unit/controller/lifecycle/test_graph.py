@@ -78,6 +78,30 @@ def test_graph_that_takes_no_float_pictures_is_not_embedded(conv_graph: GraphMak
         graph.embed_normalization(int32, Preprocess(**IMAGENET))
 
 
+@pytest.mark.parametrize(
+    ("shape", "preprocess", "operators", "largest"),
+    [
+        (["N", 3, 4, 5], Preprocess(**IMAGENET), ["Transpose", "Cast", "BatchNormalization"], 3),
+        (["N", 3, "h", "w"], Preprocess(**IMAGENET), ["Transpose", "Cast", "BatchNormalization"], 3),
+        (["N", 3, 4, 5], Preprocess(scale=1 / 255), ["Transpose", "Cast", "Mul"], 1),
+        (["N", 4, 5, 3], Preprocess(scale=1 / 255, mean=(0.5,), std=(0.5,)), ["Cast", "Mul", "Add"], 1),
+        (["N", 4, 5, 3], Preprocess(**IMAGENET), ["Cast", "Mul", "Add"], 15),
+        (["N", "h", "w", 3], Preprocess(**IMAGENET), ["Cast", "Mul", "Add"], 3),
+    ],
+)
+def test_no_constant_is_multiplied_pixel_by_pixel_where_the_size_is_known(
+    shape: list[int | str], preprocess: Preprocess, operators: list[str], largest: int, tmp_path: Path
+) -> None:
+    embedded = graph.embed_normalization(_identity(shape), preprocess)
+    assert [node.op_type for node in embedded.graph.node if node.op_type != "Identity"] == operators
+    assert max(int(np.prod(constant.dims)) for constant in embedded.graph.initializer) == largest
+    pixels = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    found = session(embedded, tmp_path / "m.onnx").run(pixels)[0]
+    expected = normalize(pixels, preprocess)
+    expected = expected if shape[-1] == 3 else expected.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def with_size_of_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give *model* the other input of RT-DETR: it comes out again."""
     sizes = helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, ["N", 2])
