@@ -93,7 +93,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoded:
-    """A file whose header was read and accepted; its pixels are still to be decoded.
+    """A file whose header was read and accepted; its pixels are to be decoded, once.
 
     Attributes:
         data: The file, perhaps rewritten by its format's module so that every decoder reads it alike.

@@ -78,7 +78,6 @@ CHAINS: Mapping[tuple[str, str], Sequence[Decoder]] = {
     ("JPEG", "CMYK"): JPEG,
     ("PNG", "1"): (OPENCV, PILLOW),
     ("PNG", "L"): (OPENCV, PILLOW),
-    ("PNG", "LA"): (OPENCV, PILLOW),
     ("PNG", "I;16"): (OPENCV, PILLOW),
     ("PNG", "RGB"): (OPENCV, PILLOW),
     ("PNG", "RGBA"): (OPENCV, PILLOW),

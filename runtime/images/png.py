@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,13 @@ __all__ = ["open_png"]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # PNG 3rd edition, 11.2.1: colour types
 CHANNELS: Mapping[int, int] = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGB_ALPHA: 4}
+DEPTHS: Mapping[int, Sequence[int]] = {  # bits a sample, by colour type
+    GRAY: (1, 2, 4, 8, 16),
+    RGB: (8, 16),
+    PALETTE: (1, 2, 4, 8),
+    GRAY_ALPHA: (8, 16),
+    RGB_ALPHA: (8, 16),
+}
 CHECKED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})  # what pixels depend on
 LAST_FILTER = 4  # 9.2: None, Sub, Up, Average, Paeth
 
@@ -55,8 +63,18 @@ class Header:
 
     @classmethod
     def parse(cls, data: bytes) -> Header:
-        """Read the header of a PNG that Pillow accepted."""
+        """Read the header of the PNG *data*.
+
+        Raises:
+            ImageError: ``truncated``: it is cut or damaged.
+        """
+        if not data.startswith(SIGNATURE):
+            raise ImageError("truncated", f"PNG with a damaged signature: {data[:8]!r}")
+        if len(data) < len(SIGNATURE) + 8 + 13 or data[12:16] != b"IHDR":
+            raise ImageError("truncated", f"PNG of {len(data)} bytes, without header (no IHDR chunk)")
         width, height, depth, color, _, _, interlace = struct.unpack_from(">IIBBBBB", data, len(SIGNATURE) + 8)
+        if depth not in DEPTHS.get(color, ()):
+            raise ImageError("truncated", f"PNG of colour type {color} with {depth} bits: there is no such thing")
         return cls(width=width, height=height, depth=depth, color=color, interlaced=bool(interlace))
 
     def pack(self) -> bytes:
@@ -90,8 +108,8 @@ def open_png(data: bytes, options: DecodeOptions) -> Encoded:
     Raises:
         ImageError: It is too large, damaged, or ends early (and that is not allowed).
     """
-    image = read_header(PngImageFile, data, options)
     header = Header.parse(data)
+    image = read_header(PngImageFile, data, options)
     chunks = _read_chunks(data, palette=header.color == PALETTE, lenient=options.allow_truncated)
     stream, rows = _checked_stream(chunks.compressed, header, options)
     plain = _assembled(header, chunks, stream)
@@ -167,19 +185,24 @@ def _checked_stream(compressed: bytes, header: Header, options: DecodeOptions) -
 def _inflated(compressed: bytes, length: int) -> tuple[bytes, str | None]:
     """Return at most *length* inflated bytes, and what is wrong with them."""
     inflater = zlib.decompressobj()
+    try:
+        scanlines = inflater.decompress(compressed, length + 1)  # the one more makes zlib read its checksum
+    except zlib.error as error:
+        return _inflated_until_error(compressed, length), str(error)
+    if len(scanlines) < length or (len(scanlines) == length and not inflater.eof):
+        return scanlines, f"{len(scanlines)} of {length} bytes of pixels, and no end of them"
+    return scanlines[:length], None
+
+
+def _inflated_until_error(compressed: bytes, length: int) -> bytes:
+    inflater = zlib.decompressobj()
     scanlines = bytearray()
-    complaint = None
-    for at in range(0, len(compressed), PIECE):  # in pieces: a call that fails gives nothing
-        try:
-            # The one byte more makes zlib read its checksum.
+    with contextlib.suppress(zlib.error):
+        for at in range(0, len(compressed), PIECE):  # in pieces: a call that fails gives nothing
             scanlines += inflater.decompress(compressed[at : at + PIECE], length + 1 - len(scanlines))
-        except zlib.error as error:
-            complaint = str(error)
-        if complaint or len(scanlines) > length:
-            break
-    if complaint is None and (len(scanlines) < length or (len(scanlines) == length and not inflater.eof)):
-        complaint = f"{len(scanlines)} of {length} bytes of pixels, and no end of them"
-    return bytes(scanlines[:length]), complaint
+            if len(scanlines) > length:
+                break
+    return bytes(scanlines[:length])
 
 
 def _check_unkept(compressed: bytes, stride: int, length: int) -> None:
@@ -224,11 +247,11 @@ def _assembled(header: Header, chunks: Chunks, stream: bytes) -> bytes:
         parts[1:1] = [(b"PLTE", chunks.palette)]
         if chunks.transparency is not None:
             parts[2:2] = [(b"tRNS", chunks.transparency)]
-    return SIGNATURE + b"".join(_chunk(kind, body) for kind, body in parts)
+    return b"".join((SIGNATURE, *(piece for kind, body in parts for piece in _chunk(kind, body))))
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))))
+def _chunk(kind: bytes, body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    return struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
 def _key(header: Header, transparency: bytes | None) -> tuple[int, ...] | None:

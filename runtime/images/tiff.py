@@ -3,7 +3,8 @@
 Rules:
     * There must be as many strips or tiles as the picture needs, each within the file: Pillow leaves those
       black that are not listed, and takes the file's header for pixels where an offset is 0.
-    * Compressed data is checked by libtiff, except JPEG, of which it lets damage pass: that is checked here.
+    * Of JPEG and deflate, libtiff lets damage pass: they are decoded here once more, to see that they are whole.
+      LZW and run lengths carry no checksum: what they decode to counts.
     * Tiles are bounded like the picture: their size is the file's word.
     * The orientation is Pillow's to apply: it does so when it loads a TIFF.
 
@@ -11,6 +12,9 @@ Source of the tags: TIFF 6.0, and its Technical Note 2 for JPEG.
 """
 
 from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
 
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import TAGS_V2
@@ -26,9 +30,10 @@ STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_COUNTS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 JPEG_TABLES = 347
 
-JPEG = 7  # a value of COMPRESSION
 SEPARATE = 2  # a value of PLANAR: the channels one after the other
 FIRST_OFFSET = 8  # bytes of the header, before which nothing can lie
+LARGEST_PIXEL = 8  # bytes: four channels of 16 bits
+INFLATED = 1 << 18  # bytes at a time
 
 
 def open_tiff(data: bytes, options: DecodeOptions) -> Encoded:
@@ -39,8 +44,10 @@ def open_tiff(data: bytes, options: DecodeOptions) -> Encoded:
     """
     image = read_header(TiffImageFile, data, options)
     pieces = _pieces(image, len(data), options)
-    if image.tag_v2.get(COMPRESSION) == JPEG:
-        _check_jpeg(image, data, pieces)
+    if damage_of := DAMAGE.get(image.tag_v2.get(COMPRESSION, 1)):
+        for offset, size in pieces:
+            if complaint := damage_of(image, data[offset : offset + size]):
+                raise ImageError("truncated", f"TIFF with a damaged strip or tile at byte {offset}: {complaint}")
     return Encoded(data=data, image=image, options=options)
 
 
@@ -74,12 +81,29 @@ def _pieces(image: TiffImageFile, length: int, options: DecodeOptions) -> list[t
     return list(zip(found, _numbers(image, counts, 0), strict=False))
 
 
-def _check_jpeg(image: TiffImageFile, data: bytes, pieces: list[tuple[int, int]]) -> None:
+def _jpeg_damage(image: TiffImageFile, piece: bytes) -> str | None:
     tables = image.tag_v2.get(JPEG_TABLES, b"")
-    for offset, size in pieces:
-        piece = data[offset : offset + size]
-        if complaint := damage_in(tables[:-2] + piece[2:] if tables else piece, image.mode):  # without EOI, SOI
-            raise ImageError("truncated", f"TIFF with a damaged JPEG at byte {offset}: {complaint}")
+    return damage_in(tables[:-2] + piece[2:] if tables else piece, image.mode)  # without EOI, without SOI
+
+
+def _deflate_damage(image: TiffImageFile, piece: bytes) -> str | None:
+    inflater = zlib.decompressobj()
+    found, enough = 0, LARGEST_PIXEL * image.width * image.height
+    try:
+        while piece and found <= enough:  # no further: the rest is nothing that the picture needs
+            found += len(inflater.decompress(piece, INFLATED))
+            piece = inflater.unconsumed_tail
+    except zlib.error as error:
+        return str(error)
+    return None if inflater.eof or piece else f"{found} bytes, and no end of them"
+
+
+# By the tag's value: JPEG, and deflate under its two numbers.
+DAMAGE: Mapping[int, Callable[[TiffImageFile, bytes], str | None]] = {
+    7: _jpeg_damage,
+    8: _deflate_damage,
+    32946: _deflate_damage,
+}
 
 
 def _numbers(image: TiffImageFile, tag: int, default: int | None = None) -> tuple[int, ...]:

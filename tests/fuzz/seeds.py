@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,22 +11,18 @@ import numpy as np
 from picture_files import encoded, flat_jpeg, gradient, jpeg_segment, png, png_chunk, tiff, translucent
 from PIL import Image
 
-__all__ = ["LARGEST_SEED", "seeds"]
+__all__ = ["seeds"]
 
-LARGEST_SEED = 20_000  # bytes; what is larger is mostly pixels, and slow
+TEST_DATA = Path(os.environ.get("VEDETTE_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+SUFFIXES = frozenset({".bmp", ".jpg", ".png"})
+LARGEST = 20_000  # bytes of a difficult image; what is larger is mostly pixels, and slow
 
 
-def seeds(difficult: Path | None = None) -> list[bytes]:
-    """Return the files to mutate, in an order that does not change.
-
-    Args:
-        difficult: A folder with more of them.
-    """
-    found = [*_jpegs(), *_pngs(), *_webps(), *_others()]
-    if difficult is not None:
-        files = sorted(path for path in difficult.rglob("*") if path.suffix in {".jpg", ".png", ".bmp"})
-        found += [path.read_bytes() for path in files if path.stat().st_size <= LARGEST_SEED]
-    return found
+def seeds() -> list[bytes]:
+    """Return the files to mutate, in an order that does not change."""
+    difficult = sorted(path for path in (TEST_DATA / "images" / "difficult").rglob("*") if path.suffix in SUFFIXES)
+    more = [path.read_bytes() for path in difficult if path.stat().st_size <= LARGEST]
+    return [*_jpegs(), *_pngs(), *_webps(), *_others(), *more]
 
 
 def _turned() -> Image.Exif:
@@ -90,4 +87,7 @@ def _others() -> Iterator[bytes]:
     yield encoded(small.convert("CMYK"), "TIFF")
     yield encoded(translucent(12, 17), "TIFF", compression="tiff_lzw")
     yield encoded(small, "TIFF", big_tiff=True)
+    sixteen = np.arange(12 * 17).reshape(12, 17) * 321
+    yield encoded(sixteen.astype("<u2"), "TIFF")
+    yield encoded(sixteen.astype(">u2"), "TIFF")  # the file, too, is big-endian
     yield tiff(bytes(range(256)), {322: [16], 323: [8], 324: [0, 128], 325: [128, 128], 273: [], 278: [], 279: []})

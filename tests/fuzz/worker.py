@@ -17,7 +17,7 @@ from pathlib import Path
 
 from journal import Journal, read_journals
 from seeds import seeds
-from trial import FAILURES, MAX_CPU, draw, judged
+from trial import MAX_CPU, draw, judged
 
 __all__ = ["main"]
 
@@ -29,15 +29,13 @@ def main(task: str) -> None:
     """Run trials.
 
     Args:
-        task: As JSON: ``seed``, ``numbers`` (start, stop, step), ``folder``, ``name`` (of the journal) and
-            ``difficult`` (folder of further seeds, or empty).
+        task: As JSON: ``seed``, ``numbers`` (start, stop, step) and ``journal`` (its path).
     """
     asked = json.loads(task)
-    folder = Path(asked["folder"])
-    files = seeds(Path(asked["difficult"]) if asked["difficult"] else None)
-    done = read_journals(folder)
+    path = Path(asked["journal"])
+    files, done = seeds(), read_journals(path.parent)
     _bound_address_space()
-    with Journal(folder / f"{asked['name']}.journal") as journal:
+    with Journal(path) as journal:
         for number in range(*asked["numbers"]):
             if number in done:
                 continue
@@ -47,8 +45,6 @@ def main(task: str) -> None:
             verdict = judged(data, options)
             signal.setitimer(signal.ITIMER_PROF, 0)
             journal.end(verdict)
-            if verdict.outcome in FAILURES:
-                (folder / f"{number}.{verdict.outcome}").write_bytes(data)
             if verdict.outcome == "memory":
                 break  # it would be said of all that follow: a fresh process goes on
 

@@ -183,22 +183,21 @@ def tiff(body: bytes, tags: Mapping[int, Sequence[int]], *, size: tuple[int, int
 
     Args:
         body: The strips.
-        tags: LONG values by tag, more than or instead of the usual ones. Of StripOffsets (273), values
-            count from where *body* begins.
+        tags: LONG values by tag, more than or instead of the usual ones; none: the tag is left out. Those of
+            StripOffsets (273) and TileOffsets (324) count from where *body* begins.
         size: (width, height) in pixels.
     """
     usual = {256: [size[0]], 257: [size[1]], 258: [8], 259: [1], 262: [1], 277: [1], 278: [size[1]], 279: [len(body)]}
-    entries = {tag: list(values) for tag, values in sorted({**usual, 273: [0], **tags}.items())}
+    entries = {tag: list(values) for tag, values in sorted({**usual, 273: [0], **tags}.items()) if values}
     behind = 8 + 2 + 12 * len(entries) + 4
     extra = sum(4 * len(values) for values in entries.values() if len(values) > 1)
     for tag in (273, 324):
-        entries[tag] = [behind + extra + value for value in entries[tag]] if tag in entries else []
+        if tag in entries:
+            entries[tag] = [behind + extra + value for value in entries[tag]]
     directory, values_behind = b"", b""
     for tag, values in entries.items():
-        if values:
-            packed = struct.pack(f"<{len(values)}I", *values)
-            where = packed if len(values) == 1 else struct.pack("<I", behind + len(values_behind))
-            values_behind += packed if len(values) > 1 else b""
-            directory += struct.pack("<HHI", tag, 4, len(values)) + where
-    count = len(directory) // 12
-    return b"II*\0" + struct.pack("<IH", 8, count) + directory + bytes(4) + values_behind + body
+        packed = struct.pack(f"<{len(values)}I", *values)
+        where = packed if len(values) == 1 else struct.pack("<I", behind + len(values_behind))
+        values_behind += packed if len(values) > 1 else b""
+        directory += struct.pack("<HHI", tag, 4, len(values)) + where
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + values_behind + body
