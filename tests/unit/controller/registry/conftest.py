@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from controller.lifecycle.golden import write_golden
 from controller.lifecycle.variants import variant_of
 from runtime.manifest import Golden, Manifest, Postprocess, Preprocess, Provenance, Resize
+from runtime.session import Session
 from runtime.store import ModelStore
 
 DraftMaker = Callable[..., tuple[Path, Manifest]]
@@ -53,7 +54,7 @@ def make_draft(tmp_path: Path) -> DraftMaker:
             labels=("red", "green", "blue"),
             preprocess=Preprocess(resize=Resize(mode="exact", size=4), embedded=True),
             postprocess=Postprocess(kind="classification", activation="none", top_k=3),
-            variants=(variant_of(path, "fp32", 1e-3, {}),),
+            variants=(variant_of(path, Session(path), "fp32", 1e-3, {}),),
             golden=Golden(**Golden.measure(golden)),
             provenance=Provenance(framework="test", created=datetime(2026, 1, 1, tzinfo=UTC)),
         )
