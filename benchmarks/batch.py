@@ -71,7 +71,7 @@ class Setting:
 
 def prepared(data: bytes) -> npt.NDArray[np.float32]:
     """Return the model input (3, 224, 224) float32 of one encoded image, normalized with NumPy."""
-    pixels = resize_and_crop(decode(data), IMAGENET.resize, IMAGENET.crop)
+    pixels = resize_and_crop(decode(data), IMAGENET)
     return np.ascontiguousarray(normalize(pixels, IMAGENET).transpose(2, 0, 1))
 
 
