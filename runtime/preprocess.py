@@ -85,7 +85,9 @@ def _cast(values: npt.NDArray[np.float32], tensor: Tensor) -> Values:
     try:
         dtype = np.dtype(tensor.dtype)
     except TypeError:
-        raise ModelError(f"input {tensor.name!r} has type {tensor.dtype}, which no picture can be brought to") from None
+        dtype = np.dtype(object)
+    if dtype.kind not in "fiu":
+        raise ModelError(f"input {tensor.name!r} has type {tensor.dtype}, which no picture can be brought to")
     if np.issubdtype(dtype, np.integer):
         bounds = np.iinfo(dtype)
         return np.clip(np.rint(values.astype(np.float64)), bounds.min, bounds.max).astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -322,9 +323,10 @@ def test_half_precision_inputs_get_half_precision() -> None:
     assert prepared({}, tensor("N", 30, 20, 3, dtype="float16")).dtype == np.float16
 
 
-def test_an_input_of_no_numeric_type_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"has type tensor\(bfloat16\)"):
-        prepared({}, tensor("N", 30, 20, 3, dtype="tensor(bfloat16)"))
+@pytest.mark.parametrize("dtype", ["tensor(bfloat16)", "str", "bool", "object"])
+def test_an_input_of_no_numeric_type_is_refused(dtype: str) -> None:
+    with pytest.raises(ModelError, match=rf"has type {re.escape(dtype)}, which no picture can be brought to"):
+        prepared({}, tensor("N", 30, 20, 3, dtype=dtype))
 
 
 def test_another_size_than_the_graph_takes_says_both() -> None:
