@@ -2,9 +2,10 @@
 
 python benchmarks/predictor.py [--images 100] [--rounds 7] [--json]
 
-One image at a time, JPEG to label, MobileNetV2, one thread for everything. In every round all rows take turns, ten
-images each, in an order that moves on by one; figures are medians of the rounds. Processor time is measured: for one
-thread it is what a clock would show if nobody else used the machine.
+One image at a time, JPEG to label, MobileNetV2, one thread for everything. In every round all take turns, ten images
+each, in an order that moves on by one; figures are medians of the rounds. Processor time is measured: for one thread
+it is what a clock would show if nobody else used the machine. The four parts are done one after the other, as
+`predict` does them: their sum has the same caches to fill.
 
     decode        `runtime.images.decode`
     resize        `runtime.preprocess.resize_and_crop`
@@ -34,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -66,7 +68,8 @@ FP32, INT8 = "predict fp32", "predict int8"
 MAX_DROP = 2.0  # points of top-1 that int8 may lose: on 200 photographs one more or less is half a point
 
 Array = npt.NDArray[Any]
-Step = Callable[[int], Any]  # takes an image's number
+Engine = Callable[[int], Mapping[str, float]]
+"""Takes an image's number, does its work, and returns the seconds by row."""
 
 
 def one_thread(model: Path) -> Any:
@@ -105,37 +108,51 @@ def normalized(image: Image.Image) -> Array:
     return pixels.transpose(2, 0, 1)[np.newaxis].astype(np.float32)
 
 
-def parts(predictor: Predictor, files: Sequence[bytes]) -> Mapping[str, Step]:
-    """Return the steps of *predictor*, each on what the one before it gave."""
+def timed(name: str, step: Callable[[int], object]) -> Engine:
+    """Return the engine that does *step*, in a row called *name*."""
+
+    def run(number: int) -> dict[str, float]:
+        begun = time.process_time()
+        step(number)
+        return {name: time.process_time() - begun}
+
+    return run
+
+
+def in_parts(predictor: Predictor, files: Sequence[bytes]) -> Engine:
+    """Return the engine that does what *predictor* does with functions of its parts, one row each."""
     manifest: Manifest = predictor.artifact.manifest
     head, session = head_of(manifest), one_thread(predictor.artifact.verified_path(predictor.variant))
     name, outputs = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
-    pictures = [decode(data) for data in files]
-    inputs = [resize_and_crop(picture, manifest.preprocess)[np.newaxis] for picture in pictures]
-    answers = [dict(zip(outputs, session.run(None, {name: batch}), strict=True)) for batch in inputs]
-    return {
-        "decode": lambda n: decode(files[n]),
-        "resize": lambda n: resize_and_crop(pictures[n], manifest.preprocess),
-        "infer": lambda n: session.run(None, {name: inputs[n]}),
-        "postprocess": lambda n: head.decode(answers[n], [pictures[n].shape[:2]], manifest),
-    }
+
+    def run(number: int) -> dict[str, float]:
+        marks = [time.process_time()]
+        picture = decode(files[number])
+        marks.append(time.process_time())
+        pixels = resize_and_crop(picture, manifest.preprocess)
+        marks.append(time.process_time())
+        answer = session.run(None, {name: pixels[np.newaxis]})
+        marks.append(time.process_time())
+        head.decode(dict(zip(outputs, answer, strict=True)), [picture.shape[:2]], manifest)
+        marks.append(time.process_time())
+        return {part: marks[place + 1] - marks[place] for place, part in enumerate(PARTS)}
+
+    return run
 
 
-def measure(steps: Mapping[str, Step], images: int, rounds: int) -> dict[str, list[float]]:
-    """Return by step the milliseconds an image of every round; one round more comes before, to warm up."""
-    figures: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
+def measure(engines: Sequence[Engine], images: int, rounds: int) -> dict[str, list[float]]:
+    """Return by row the milliseconds an image of every round; one round more comes before, to warm up."""
+    figures: dict[str, list[float]] = {}
     for turn in range(rounds + 1):
-        seconds = dict.fromkeys(names, 0.0)
-        for number, start in enumerate(range(0, images, CHUNK)):
-            first = (turn + number) % len(names)
-            for name in names[first:] + names[:first]:
-                begun = time.process_time()
-                for image in range(start, min(start + CHUNK, images)):
-                    steps[name](image)
-                seconds[name] += time.process_time() - begun
-        for name in names if turn else ():
-            figures[name].append(seconds[name] / images * 1e3)
+        seconds: Counter[str] = Counter()
+        for chunk, start in enumerate(range(0, images, CHUNK)):
+            first = (turn + chunk) % len(engines)
+            for engine in (*engines[first:], *engines[:first]):
+                for number in range(start, min(start + CHUNK, images)):
+                    for name, taken in engine(number).items():
+                        seconds[name] += taken
+        for name, taken in seconds.items() if turn else ():
+            figures.setdefault(name, []).append(taken / images * 1e3)
     return figures
 
 
@@ -179,13 +196,14 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         for one in artifact.manifest.variants
     }
     pictures = [cropped(data) for data in files]
-    steps: dict[str, Step] = {
-        **parts(predictors[FP32], files),
-        **{name: _predicting(predictor, files) for name, predictor in predictors.items()},
-        "plain": lambda n: classify(files[n]),
-        "normalize": lambda n: normalized(pictures[n]),
-    }
-    milliseconds = measure(steps, len(files), arguments.rounds)
+    engines = [
+        in_parts(predictors[FP32], files),
+        *(timed(name, _predicting(predictor, files)) for name, predictor in predictors.items()),
+        timed("plain", lambda n: classify(files[n])),
+        timed("normalize", lambda n: normalized(pictures[n])),
+    ]
+    found = measure(engines, len(files), arguments.rounds)
+    milliseconds = {name: found[name] for name in (*PARTS, *predictors, "plain", "normalize")}
     of_parts = [sum(values) for values in zip(*(milliseconds[name] for name in PARTS), strict=True)]
     return {
         "images": len(files),
@@ -204,7 +222,7 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     }
 
 
-def _predicting(predictor: Predictor, files: Sequence[bytes]) -> Step:
+def _predicting(predictor: Predictor, files: Sequence[bytes]) -> Callable[[int], object]:
     return lambda n: predictor.predict([files[n]])
 
 
