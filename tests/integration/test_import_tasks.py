@@ -14,6 +14,7 @@ import onnx
 import pytest
 import task_graphs
 from command_line import Command, command_line
+from custom_operators import library_path
 from onnx import TensorProto, helper
 from PIL import Image
 from task_graphs import NAMES, OBJECT, SIZE, YOLO_METADATA, answering_graph, dense_rows
@@ -398,8 +399,7 @@ def test_files_that_are_no_models_are_one_line(command, tmp_path) -> None:
 
 
 def test_operators_of_a_library_run_only_with_it(bring, ask, command, tmp_path) -> None:
-    extensions = pytest.importorskip("onnxruntime_extensions", reason="onnxruntime-extensions is not installed")
-    library = Path(extensions.get_library_path())
+    library = library_path()
     model = classifier(("N", 3, 32, 32))
     model.graph.node[-1].output[0] = "means"
     model.graph.node.append(helper.make_node("NegPos", ["means"], ["below", "logits"], domain="ai.onnx.contrib"))

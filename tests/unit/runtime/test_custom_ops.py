@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from custom_operators import library_path
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
@@ -29,10 +29,9 @@ def pinned(path: Path) -> CustomOps:
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Path:
-    """A real library of operators: that of `onnxruntime-extensions`."""
-    extensions = pytest.importorskip("onnxruntime_extensions", reason="onnxruntime-extensions is not installed")
-    return Path(shutil.copy(extensions.get_library_path(), tmp_path / "ops.so"))
+def library() -> Path:
+    """A real library of operators."""
+    return library_path()
 
 
 @pytest.fixture
@@ -68,10 +67,11 @@ def test_a_graph_of_unknown_operators_runs_with_the_library_alone(inverter: Path
     np.testing.assert_allclose(session.run(matrix)[0], [[[1, -1], [-1, 2]]], atol=1e-6)
 
 
-def test_a_library_with_another_content_is_not_loaded(inverter: Path, library: Path) -> None:
-    named = pinned(library)
-    library.write_bytes(library.read_bytes() + b"\0")
-    with pytest.raises(ModelError, match=rf"custom operator library {library} has SHA-256 .*; the manifest pins "):
+def test_a_library_with_another_content_is_not_loaded(inverter: Path, library: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "ops.so"
+    changed.write_bytes(library.read_bytes() + b"\0")
+    named = pinned(library).model_copy(update={"path": str(changed)})
+    with pytest.raises(ModelError, match=rf"custom operator library {changed} has SHA-256 .*; the manifest pins "):
         Session(inverter, custom_ops=[named])
 
 
