@@ -8,12 +8,15 @@ Rules:
     * A passed proof is kept under a key of all that could change it; a failed one is never kept. A kept
       proof counts only while the files are still the ones that the manifest pins.
     * What a provider compiles (engines of TensorRT, blobs of OpenVINO) lies in a folder of the same key,
-      so that it never serves what it was not made for.
+      so that it never serves what it was not made for. Of these folders `MOST_ENGINES` are kept, those
+      that were used last: a device that is updated for years must not fill its disk.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +37,7 @@ from runtime.session_options import SessionOptions
 __all__ = ["PROOF_TIMEOUT", "Proof", "engine_folder", "ort_version", "proof_key", "prove_isolated"]
 
 PROOF_TIMEOUT: Final = 120.0  # seconds, of a provider that compiles no engines
+MOST_ENGINES: Final = 16  # folders; a device needs those of two models, a workstation those of some more
 KEY_VERSION: Final = 2  # of the figures below: older proofs lack some
 
 
@@ -128,13 +132,26 @@ def prove_isolated(
         artifact.verified_path(artifact.manifest.golden)
     except ArtifactError as error:
         return _failed(variant_id, wanted, str(error))
+    engines = engine_folder(artifact, variant_id, wanted, options)
     with suppress(OSError, ValidationError):  # not proven yet on this machine
-        return Proof.model_validate_json(kept.read_bytes())
+        proof = Proof.model_validate_json(kept.read_bytes())
+        _keep_latest(engines)
+        return proof
     proof = _prove_in_child(root, variant_id, wanted, options, timeout or wanted.proof_seconds)
+    _keep_latest(engines)
     if proof.passed:
         with suppress(OSError):  # a disk that is full or read-only costs the next start a second proof
             replace_bytes(kept, proof.model_dump_json(indent=1).encode())
     return proof
+
+
+def _keep_latest(used: Path) -> None:
+    """Remember that the engine folder *used* was used now, if there is one, and remove the oldest beyond the limit."""
+    with suppress(OSError):  # there is none, or another process removed one just now
+        os.utime(used)
+        folders = sorted(used.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for folder in folders[MOST_ENGINES:]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _failed(variant_id: str, provider: Provider, reason: str) -> Proof:

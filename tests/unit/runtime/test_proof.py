@@ -21,7 +21,7 @@ from runtime.artifact import Artifact
 from runtime.errors import ArtifactError, ModelNotFoundError, ProviderError
 from runtime.hardware import this_machine
 from runtime.probe import PROBE_VARIANT
-from runtime.proof import Proof, engine_folder, ort_version, proof_key, prove_isolated
+from runtime.proof import MOST_ENGINES, Proof, engine_folder, ort_version, proof_key, prove_isolated
 from runtime.providers import find
 from runtime.proving import prove
 from runtime.session import Session, SessionOptions
@@ -245,6 +245,18 @@ def test_engines_lie_under_the_key_of_the_proof(probe: Path, home: Path) -> None
     folder = engine_folder(artifact, PROBE_VARIANT, provider, SessionOptions())
     assert folder == home / "cache" / "engines" / key
     assert not folder.exists()  # whoever compiles something makes it
+
+
+def test_of_compiled_engines_only_those_that_were_used_last_are_kept(probe: Path) -> None:
+    ours = engine_folder(Artifact.open(probe), PROBE_VARIANT, find(CPU), SessionOptions())
+    others = [ours.parent / f"{number:064x}" for number in range(MOST_ENGINES + 3)]
+    for number, folder in enumerate([ours, *others]):
+        folder.mkdir(parents=True)
+        (folder / "engine").write_bytes(b"compiled")
+        os.utime(folder, (number, number))  # ours is the oldest
+    for _ in range(2):  # made, then found
+        assert prove_isolated(probe, PROBE_VARIANT, CPU).passed
+        assert set(ours.parent.iterdir()) == {ours, *others[-(MOST_ENGINES - 1) :]}
 
 
 def test_a_proof_is_made_with_the_options_that_will_serve(probe: Path, home: Path) -> None:
