@@ -25,7 +25,7 @@ import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
 from runtime.errors import ImageError
-from runtime.images.base import DecodeOptions, Encoded, read_header
+from runtime.images.base import DecodeOptions, Encoded, check_size, read_header
 from runtime.images.orientation import orientation_of
 
 __all__ = ["open_png"]
@@ -109,6 +109,7 @@ def open_png(data: bytes, options: DecodeOptions) -> Encoded:
         ImageError: It is too large, damaged, or ends early (and that is not allowed).
     """
     header = Header.parse(data)
+    check_size(header.width, header.height, options)
     image = read_header(PngImageFile, data, options)
     chunks = _read_chunks(data, palette=header.color == PALETTE, lenient=options.allow_truncated)
     stream, rows = _checked_stream(chunks.compressed, header, options)
@@ -126,18 +127,24 @@ def open_png(data: bytes, options: DecodeOptions) -> Encoded:
 
 
 def _read_chunks(data: bytes, *, palette: bool, lenient: bool) -> Chunks:
-    found: dict[bytes, list[bytes]] = {}
+    found: dict[bytes, bytes] = {}  # of a chunk that comes twice the last counts, as with Pillow
+    compressed = []
     for kind, body in _chunks(data, lenient=lenient):
-        found.setdefault(kind, []).append(body)
-    if b"IDAT" not in found:
+        if kind == b"IDAT":
+            compressed.append(body)
+        elif kind == b"IHDR" and kind in found:
+            raise ImageError("truncated", "PNG with two headers")
+        elif not compressed or kind not in CHECKED:  # palette and transparency behind the pixels are none
+            found[kind] = body
+    if not compressed:
         raise ImageError("truncated", "PNG without pixels (no IDAT chunk)")
     if palette and b"PLTE" not in found:
         raise ImageError("truncated", "PNG of palette colours without palette (no PLTE chunk)")
     return Chunks(
-        palette=found.get(b"PLTE", [b""])[0],
-        transparency=found.get(b"tRNS", [None])[0],
-        exif=found.get(b"eXIf", [None])[0],
-        compressed=b"".join(found[b"IDAT"]),
+        palette=found.get(b"PLTE", b""),
+        transparency=found.get(b"tRNS"),
+        exif=found.get(b"eXIf"),
+        compressed=b"".join(compressed),
     )
 
 
@@ -259,5 +266,6 @@ def _key(header: Header, transparency: bytes | None) -> tuple[int, ...] | None:
     channels = CHANNELS[header.color]
     if transparency is None or header.color not in {GRAY, RGB} or len(transparency) < 2 * channels:
         return None
-    values = struct.unpack_from(f">{channels}H", transparency)
-    return (values[0] * 255 // ((1 << header.depth) - 1),) if header.depth < 8 else values
+    levels = (1 << header.depth) - 1  # 11.3.1.1: the bits above are to be ignored
+    values = tuple(value & levels for value in struct.unpack_from(f">{channels}H", transparency))
+    return tuple(value * 255 // levels for value in values) if header.depth < 8 else values

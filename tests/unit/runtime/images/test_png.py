@@ -133,6 +133,14 @@ def test_a_palette_that_is_missing_is_refused() -> None:
     assert reason_of(png(4, 4, bytes(20), color=3)) == "truncated"
 
 
+def test_of_two_palettes_the_last_before_the_pixels_counts() -> None:
+    palettes = [png_chunk(b"PLTE", bytes((level,) * 3)) for level in (10, 20, 30)]
+    data = png(4, 4, bytes(20), color=3, before=palettes[0] + palettes[1])
+    data = data[:-12] + palettes[2] + data[-12:]
+    assert np.array_equal(decode(data), as_pillow(data))
+    assert decode(data)[0, 0].tolist() == [20, 20, 20]
+
+
 @pytest.mark.parametrize(("kind", "refused"), [(b"IDAT", True), (b"PLTE", True), (b"tIME", False)])
 def test_checksums_count_where_pixels_depend_on_them(kind: bytes, refused: bool) -> None:
     image = Image.fromarray(gradient()).convert("P")
@@ -188,6 +196,12 @@ def test_a_transparent_gray_is_found_at_every_depth(depth: int) -> None:
     assert np.array_equal(found[0, values != values[0]], decode(data)[0, values != values[0]])
 
 
+def test_of_a_transparent_gray_the_bits_beyond_its_depth_are_ignored() -> None:
+    data = png(2, 1, b"\0\7\10", color=0, before=png_chunk(b"tRNS", b"\xff\7"))
+    assert decode(data)[0, :, 0].tolist() == [255, 8]
+    assert np.array_equal(decode(data), as_pillow(data))
+
+
 def test_a_transparent_colour_of_sixteen_bits_is_compared_in_full() -> None:
     """The low bytes differ: Pillow, with eight bits of each, takes both or neither for transparent."""
     gray = struct.pack(">2H", 0x1234, 0x1235)
@@ -229,6 +243,15 @@ def test_a_bomb_in_a_chunk_beside_the_pixels_is_refused(kind: bytes) -> None:
     text = {b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0", b"iCCP": b"k\0\0"}[kind] + BOMB
     start = time.process_time()
     assert reason_of(png(10, 10, ROWS, before=png_chunk(kind, text))) == "too_large"
+    assert time.process_time() - start < 0.1
+
+
+@pytest.mark.parametrize("sizes", [((10, 10), (60_000, 60_000)), ((60_000, 60_000), (10, 10))])
+def test_a_second_header_is_no_way_around_the_limit(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    first, second = (png_chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)) for size in sizes)
+    data = PNG_SIGNATURE + first + second + png_chunk(b"IDAT", BOMB) + png_chunk(b"IEND", b"")
+    start = time.process_time()
+    assert reason_of(data) in {"too_large", "truncated"}
     assert time.process_time() - start < 0.1
 
 
