@@ -22,7 +22,7 @@ DOCKERFILES := $(wildcard infra/containers/Dockerfile.*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-openvino lint format bench constraints clean distclean
+.PHONY: help setup demo test test-openvino fuzz lint format bench constraints clean distclean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ build/openvino-%/.vedette-setup: pyproject.toml constraints.txt constraints-open
 	  --editable . $(OPENVINO_$*) pytest pytest-asyncio pytest-timeout \
 	  || { echo "make test-openvino installs $(OPENVINO_$*) from a package index (150 MB); it could not: no network?" >&2; exit 1; }
 	@touch $@
+
+fuzz: setup ## Feed the image decoders 100,000 damaged files (half an hour or so); a short run is among the tests
+	$(BIN)/python tests/fuzz --count 100000
 
 lint: setup ## Check style, types, who imports whom, scripts and container files
 	$(BIN)/ruff check

@@ -77,7 +77,7 @@ def test_a_shard_without_bad_rows_has_no_quarantine_file(output):
     assert not (output.root / "quarantine").exists()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(racers=st.integers(2, 8))
 def test_of_all_who_race_for_a_shard_one_wins_and_its_file_alone_stays(tmp_path_factory, racers):
     output = OutputDirectory(tmp_path_factory.mktemp("race") / "out")

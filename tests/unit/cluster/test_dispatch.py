@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.dispatch import Policy, dispatch
@@ -75,7 +75,6 @@ class SimulatedPool:
         return done
 
 
-@settings(deadline=None)
 @given(failures=st.lists(st.integers(0, 3), min_size=6, max_size=6), slots=st.integers(1, 4))
 def test_every_shard_is_committed_once_if_none_fails_too_often(failures, slots):
     bound = dict(zip((shard.id for shard in SHARDS), failures, strict=True))

@@ -4,7 +4,7 @@ from datetime import date
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import FilterError
@@ -97,7 +97,6 @@ def spell(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), literals), min_size=1, max_size=4))
 def test_what_is_spelled_is_what_is_parsed(parts):
     text = " and ".join(f"col {op} {spell(value)}" for op, value in parts)

@@ -6,13 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.pipeline import StageClock, map_ahead, prefetch
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 4))
 def test_prefetch_keeps_all_items_in_order(items, depth):
     assert list(prefetch(iter(items), depth, "t")) == items

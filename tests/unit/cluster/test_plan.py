@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.plan import InputFile, RowGroup, ShardLimits, default_shard_rows, plan_shards
@@ -17,7 +17,6 @@ files = st.lists(groups, max_size=4).map(
 limits = st.builds(ShardLimits, rows=st.integers(1, 200), size=st.integers(1, 20_000))
 
 
-@settings(deadline=None)
 @given(files, limits)
 def test_every_row_is_in_exactly_one_shard(files, limits):
     rows = [
@@ -26,7 +25,6 @@ def test_every_row_is_in_exactly_one_shard(files, limits):
     assert rows == [(file.path, row) for file in files for row in range(file.rows)]
 
 
-@settings(deadline=None)
 @given(files, limits)
 def test_no_shard_is_above_the_limits_but_for_one_big_row(files, limits):
     for shard in plan_shards(files, limits, reader="r"):
@@ -36,7 +34,6 @@ def test_no_shard_is_above_the_limits_but_for_one_big_row(files, limits):
         assert shard.size <= limits.size + average or shard.rows == 1
 
 
-@settings(deadline=None)
 @given(files, limits)
 def test_row_groups_of_a_shard_hold_its_rows_and_begin_where_it_says(files, limits):
     by_path = {file.path: file for file in files}
@@ -47,7 +44,6 @@ def test_row_groups_of_a_shard_hold_its_rows_and_begin_where_it_says(files, limi
         assert shard.stop <= sum(counts[:end])
 
 
-@settings(deadline=None)
 @given(files, limits, st.randoms())
 def test_the_plan_does_not_depend_on_the_order_of_listing(files, limits, random):
     shuffled = list(files)

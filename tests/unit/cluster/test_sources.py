@@ -28,7 +28,7 @@ def column(blocks: list[Block], name: str) -> list:
     return [value for block in blocks for value in block.kept.column(name).to_pylist()]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     rows=st.integers(1, 120),
     row_group=st.integers(1, 70),

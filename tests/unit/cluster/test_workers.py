@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import WorkersError
@@ -19,7 +19,6 @@ def test_other_specifications_are_refused(text):
         parse_workers(text)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 256), st.none() | st.integers(1, 512))
 def test_the_workers_never_reserve_more_than_there_is(cores, workers):
     division = divide(cores, workers)

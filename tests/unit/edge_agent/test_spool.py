@@ -49,7 +49,7 @@ def test_a_full_channel_takes_nothing_from_another(spool):
     assert spool.take_dropped() == 0
 
 
-@settings(deadline=None, max_examples=40)  # every step is real disk
+@settings(max_examples=40)  # every step is real disk
 @given(st.lists(st.sampled_from(["put", "send", "restart"]), max_size=60))
 def test_what_is_kept_is_the_newest_in_order_and_the_rest_is_counted(tmp_path_factory, steps):
     path = tmp_path_factory.mktemp("spool") / "spool.sqlite"

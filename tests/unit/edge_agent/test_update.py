@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import UpdateError
@@ -46,7 +46,6 @@ def test_without_a_failure_every_step_comes_once_and_in_order():
     assert trace[-1][2].phase is Phase.COMMITTED
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 4))
 def test_the_laws_hold_whatever_fails(outcomes, choices):
     trace = run(outcomes, choices)

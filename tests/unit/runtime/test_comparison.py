@@ -241,7 +241,7 @@ def test_neighbours_are_matched_so_that_nobody_is_left_alone() -> None:
     assert compare(found, expected, 0.045, BOXES).relative == pytest.approx(0.04, abs=1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_order_and_any_small_noise_is_the_same(data: st.DataObject) -> None:
     scores = data.draw(st.lists(st.floats(0.0625, 0.984375, width=32), min_size=1, max_size=12))

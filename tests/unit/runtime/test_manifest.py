@@ -161,7 +161,7 @@ def refusal(data: bytes | dict[str, Any], *, strict: bool = False) -> str:
     return text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(manifests())
 def test_a_manifest_comes_back_as_it_went(manifest: Manifest) -> None:
     data = manifest.to_bytes()

@@ -27,7 +27,7 @@ letterboxes = st.builds(
 shares = st.floats(0, 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(preprocess=preprocesses, height=lengths, width=lengths, x=shares, y=shares)
 def test_a_point_of_the_picture_comes_back_from_the_input(
     preprocess: Preprocess, height: int, width: int, x: float, y: float
@@ -37,7 +37,7 @@ def test_a_point_of_the_picture_comes_back_from_the_input(
     np.testing.assert_allclose(placed.points_to_original(placed.points_to_input(point)), point, atol=1e-6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(preprocess=preprocesses, height=lengths, width=lengths)
 def test_the_pictures_corners_lie_where_its_pixels_do(preprocess: Preprocess, height: int, width: int) -> None:
     placed = Placement.of(preprocess, height, width)
@@ -49,7 +49,7 @@ def test_the_pictures_corners_lie_where_its_pixels_do(preprocess: Preprocess, he
     assert (off <= (1.0 if letterbox else 1e-6)).all()  # a letterbox's size is whole pixels, and one at least
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     preprocess=preprocesses,
     height=lengths,
@@ -66,7 +66,7 @@ def test_boxes_never_leave_the_picture(
     assert (found <= [width, height, width, height]).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(preprocess=preprocesses, height=lengths, width=lengths, corners=st.tuples(shares, shares, shares, shares))
 def test_a_box_of_the_picture_comes_back(
     preprocess: Preprocess, height: int, width: int, corners: tuple[float, float, float, float]
@@ -78,7 +78,7 @@ def test_a_box_of_the_picture_comes_back(
     np.testing.assert_allclose(placed.boxes_to_original(on_input), [[x1, y1, x2, y2]], atol=1e-6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(preprocess=letterboxes, height=lengths, width=lengths)
 def test_a_letterbox_shows_the_whole_picture_as_large_as_fits(preprocess: Preprocess, height: int, width: int) -> None:
     placed = Placement.of(preprocess, height, width)

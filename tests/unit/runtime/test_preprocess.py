@@ -47,7 +47,7 @@ def torchvision_like(image: np.ndarray, size: int, crop: int) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + crop, top + crop)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(height=lengths, width=lengths, size=st.integers(1, 40), crop=st.integers(1, 60))
 def test_resize_and_crop_are_torchvisions(height: int, width: int, size: int, crop: int) -> None:
     image = picture(height, width)
@@ -55,7 +55,7 @@ def test_resize_and_crop_are_torchvisions(height: int, width: int, size: int, cr
     assert np.array_equal(found, torchvision_like(image, size, crop))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(height=lengths, width=lengths, size=st.integers(1, 40))
 def test_the_shortest_edge_gets_the_size_and_the_other_keeps_the_ratio(height: int, width: int, size: int) -> None:
     found = resize_and_crop(picture(height, width), Preprocess(resize=Resize(size=size), crop=None))
@@ -64,7 +64,7 @@ def test_the_shortest_edge_gets_the_size_and_the_other_keeps_the_ratio(height: i
     assert max(found.shape[:2]) == int(size * max(height, width) / min(height, width))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     height=lengths,
     width=lengths,
@@ -135,7 +135,7 @@ def letterbox(anchor: str, *size: int) -> Preprocess:
     return Preprocess(resize=Resize(mode="letterbox", size=size, antialias=False, anchor=anchor))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(height=st.integers(1, 200), width=st.integers(1, 200), size=st.tuples(lengths, lengths), seed=st.integers(0, 5))
 def test_a_centred_letterbox_is_ultralytics(height: int, width: int, size: tuple[int, int], seed: int) -> None:
     ratio = min(size[0] / height, size[1] / width)
@@ -144,7 +144,7 @@ def test_a_centred_letterbox_is_ultralytics(height: int, width: int, size: tuple
     assert np.array_equal(resize_and_crop(image, letterbox("center", *size)), ultralytics_letterbox(image, size))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(height=st.integers(1, 200), width=st.integers(1, 200), size=st.tuples(lengths, lengths))
 def test_a_letterbox_at_the_top_left_is_yoloxs(height: int, width: int, size: tuple[int, int]) -> None:
     ratio = min(size[0] / height, size[1] / width)
@@ -179,7 +179,7 @@ def test_a_letterbox_of_an_extreme_picture_keeps_a_line_of_it(
     assert (found == 200).sum() == 64 * 3
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     height=st.integers(1, 150),
     width=st.integers(1, 150),
@@ -254,7 +254,7 @@ def test_the_manifest_may_say_the_layout_where_the_shape_does_not() -> None:
     assert np.array_equal(found, image.transpose(2, 0, 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=lengths, width=lengths, seed=st.integers(0, 5))
 def test_normalizing_here_or_in_the_graph_is_the_same(height: int, width: int, seed: int) -> None:
     given_steps = {"resize": Resize(size=12), "crop": (10, 10), **IMAGENET}
@@ -265,7 +265,7 @@ def test_normalizing_here_or_in_the_graph_is_the_same(height: int, width: int, s
     assert np.array_equal(normalize(embedded, Preprocess(**IMAGENET)), here)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     mean=st.tuples(*[st.floats(-200, 200)] * 3),
     std=st.tuples(*[st.floats(0.01, 200)] * 3),

@@ -116,7 +116,7 @@ def test_what_became_of_a_preset_is_said() -> None:
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(height=st.integers(8, 600), width=st.integers(8, 600), preset=st.sampled_from(["imagenet", "dinov2", "clip"]))
 def test_a_classifier_keeps_the_share_of_the_picture_that_it_sees(height: int, width: int, preset: str) -> None:
     fitted = complete(PRESETS[preset], graph(height, width))

@@ -71,7 +71,7 @@ def places(rollout: Rollout, facts: dict[str, DeviceFacts]) -> int:
     return max(wave.size(total) for wave in rollout.policy.waves[: rollout.wave + 1])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(policy=policies, size=st.integers(1, 10), script=scripts)
 def test_whatever_devices_do_the_gates_hold(policy, size, script):
     rollout = Rollout(id="r", release=NEW, policy=policy, state=State.RUNNING)
@@ -113,7 +113,7 @@ def test_whatever_devices_do_the_gates_hold(policy, size, script):
             assert len(recent) <= policy.per_minute
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(policy=policies, size=st.integers(1, 40))
 def test_a_bad_version_never_reaches_more_than_the_first_wave(policy, size):
     rollout = Rollout(id="r", release=NEW, policy=policy, state=State.RUNNING)
@@ -129,7 +129,7 @@ def test_a_bad_version_never_reaches_more_than_the_first_wave(policy, size):
     assert rollout.state in {State.PAUSED, State.FAILED}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(policy=policies, size=st.integers(1, 40))
 def test_a_good_version_reaches_the_last_wave_and_succeeds(policy, size):
     rollout = Rollout(id="r", release=NEW, policy=policy, state=State.RUNNING)

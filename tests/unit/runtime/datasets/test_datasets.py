@@ -51,7 +51,7 @@ def test_a_listing_has_as_many_rows_as_it_says_each_traceable_and_different(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(start=st.one_of(st.just(0), st.integers(-400, 400)), stop=bounds)
 def test_a_range_is_the_same_range_of_the_listing(
     datasets: dict[str, Dataset], listings: Listings, name: str, start: int, stop: int | None
@@ -69,7 +69,7 @@ def test_every_image_can_be_decoded(datasets: dict[str, Dataset], name: str) -> 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(held_out=st.floats(0.01, 0.9), seed=st.integers(0, 3))
 def test_a_split_is_stratified_disjoint_whole_and_repeatable(
     datasets: dict[str, Dataset],

@@ -262,7 +262,7 @@ def test_what_pillow_would_only_warn_of_is_decoded() -> None:
     assert decode(encoded(Image.new("1", (9_600, 9_600)), "PNG")).shape == (9_600, 9_600, 3)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 @given(
     sample=st.sampled_from(SAMPLES),
     edits=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=8),
@@ -279,7 +279,7 @@ def test_mutated_files_give_a_picture_or_a_reason(sample: bytes, edits: list[tup
     start=st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"GIF89a", b"II+\0", b""]),
     rest=st.binary(max_size=400),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_arbitrary_bytes_give_a_picture_or_a_reason(start: bytes, rest: bytes) -> None:
     assert_image_or_reason(start + rest)
 

@@ -114,7 +114,7 @@ def wire(kind: type[Message]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_message_comes_back_as_it_went(kind: type[Message], data: st.DataObject) -> None:
     message = data.draw(MESSAGES[kind])
