@@ -70,6 +70,18 @@ def test_of_what_is_counted_one_in_a_hundred_may_differ(dtype: type) -> None:
         compare({"a": three}, {"a": expected}, 1e-3, PLAIN)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_scores_of_a_quantized_graph_are_numbers_and_class_ids_are_not(dtype: type) -> None:
+    expected = np.arange(100, dtype=dtype)
+    off_by_one, off_by_ten = expected + np.ones(100, dtype), expected + np.full(100, 10, dtype)
+    assert compare({"a": off_by_one}, {"a": expected}, 0.02, PLAIN).differing == 0
+    for found, head in ((off_by_ten, PLAIN), (off_by_one, Postprocess(kind="semantic"))):
+        with pytest.raises(
+            ProviderError, match=r"output 'a' differs from the golden output in 100\.0% of its elements"
+        ):
+            compare({"a": found}, {"a": expected}, 0.02, head)
+
+
 def test_text_is_compared_too() -> None:
     with pytest.raises(ProviderError, match="differs"):
         compare({"a": np.array(["cat"])}, {"a": np.array(["dog"])}, 1e-3, PLAIN)
