@@ -16,7 +16,7 @@ from runtime.errors import ModelError
 from runtime.manifest import Manifest, Postprocess
 from runtime.probe import probe_root
 from runtime.tasks import HEADS, Classification, LabelScore, head_of
-from runtime.tasks.classification import ACTIVATIONS, decode_classification
+from runtime.tasks.classification import ACTIVATIONS, _surest, decode_classification
 
 logits = hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(4)), elements=st.floats(-1e4, 1e4, width=32))
 
@@ -202,3 +202,12 @@ def test_the_head_is_found_by_its_name(manifest: Manifest) -> None:
     unknown = manifest.model_copy(update={"postprocess": Postprocess(kind="poetry")})
     with pytest.raises(ModelError, match="probe@1: postprocess kind 'poetry' is not one of classification"):
         head_of(unknown)
+
+
+@given(
+    st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 0.5, 2.0, np.inf, np.nan]), min_size=1, max_size=40),
+    st.integers(1, 45),
+)
+def test_the_surest_are_those_of_a_stable_sort(values: list[float], most: int) -> None:
+    scores = np.array(values)
+    np.testing.assert_array_equal(_surest(scores, most), np.argsort(-scores, kind="stable")[:most])
