@@ -41,7 +41,7 @@ demo: setup ## Train, export, quantize, publish, roll out to agents over MQTT, b
 	$(BIN)/vedette demo
 
 test: setup ## Run every test that a change must pass
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/openvino $(PYTEST_ARGS)
 
 # Two environments of their own, since OpenVINO comes in two ways that exclude each other. No PyTorch in them.
 OPENVINO_built-in := onnxruntime-openvino
