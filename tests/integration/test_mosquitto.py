@@ -95,14 +95,21 @@ class Mosquitto:
         # Does what infra/mosquitto/reload.sh does, on a machine where nobody is root of /etc.
         self.reload = root / "reload.sh"
         self.reload.write_text(
-            f"#!/bin/sh\nset -eu\ncp {users}/passwords {users}/acl {self.directory}/\n"
+            f"#!/bin/sh\nset -eu\ncp {users}/passwords {self.directory}/\n"
+            f"cp {users}/acl {self.directory}/acl.new\nmv {self.directory}/acl.new {self.directory}/acl\n"
             f"if [ -e {root}/pid ]; then kill -HUP $(cat {root}/pid); fi\n"
         )
         self.reload.chmod(0o755)
 
     def start(self) -> None:
         self.process = subprocess.Popen([str(MOSQUITTO), "-c", self.root / "mosquitto.conf"])
+        wait_for("mosquitto", self.listens, 10)  # a SIGHUP before it can take one would end it
         (self.root / "pid").write_text(str(self.process.pid))
+
+    def listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
 
     def start_once_it_has_users(self) -> None:
         if self.process is None and (self.directory / "acl").exists():
