@@ -2,16 +2,18 @@
 
 Rules:
     * The files travel once through Ray's object store, not through a path that only the driver has.
-    * On a node they lie in its cache under the manifest's digest; a copy is made once, atomically,
-      and every file is verified before it is used.
+    * On a node they lie in its cache under the manifest's digest; a copy is made once, atomically, by
+      one worker at a time, and every file is verified before it is used.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,22 +65,39 @@ def unpack(package: Package, cache: Path | None = None) -> Artifact:
     if kept is not None:
         return kept
     target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(target.parent):
+        return _open_whole(target, package) or _install(package, target)  # another worker may have been faster
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait for the advisory lock of *directory*, and hold it; the kernel lets go of it when the process ends."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _install(package: Package, target: Path) -> Artifact:
+    """Write *package* as the directory *target*, in place of one that is damaged or has fewer variants.
+
+    Raises:
+        ArtifactError: A file is not the one that the manifest pins.
+    """
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
+    replaced = temporary.with_name(f"{temporary.name}-old")
     try:
         for name, data in package.files.items():
             (temporary / name).write_bytes(data)
-        shipped = Artifact.open(temporary, digest=package.digest)
-        _verify_present(shipped)
-        if target.exists():  # damaged, or of fewer variants: out of the way, not in use under this name
-            target.rename(temporary.with_name(f"{temporary.name}-old"))
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():  # otherwise another worker of this node was faster
-                raise
+        _verify_present(Artifact.open(temporary, digest=package.digest))
+        if target.exists():
+            target.rename(replaced)
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(temporary.with_name(f"{temporary.name}-old"), ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     return Artifact.open(target, digest=package.digest)
 
 
