@@ -61,8 +61,9 @@ build/openvino-%/.vedette-setup: pyproject.toml constraints.txt constraints-open
 	  || { echo "make test-openvino installs $(OPENVINO_$*) from a package index (150 MB); it could not: no network?" >&2; exit 1; }
 	@touch $@
 
-fuzz: setup ## Feed the image decoders 100,000 damaged files (half an hour or so); a short run is among the tests
+fuzz: setup ## Feed the image decoders 100,000 damaged files and try the laws on new examples (an hour or so)
 	$(BIN)/python tests/fuzz --count 100000
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --hypothesis-profile=explore -m hypothesis tests/unit
 
 lint: setup ## Check style, types, who imports whom, scripts and container files
 	$(BIN)/ruff check

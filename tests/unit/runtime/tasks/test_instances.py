@@ -30,13 +30,13 @@ def smooth(random: np.random.Generator, count: int, shape: tuple[int, int]) -> n
     return np.stack([cv2.resize(one, shape[::-1], interpolation=cv2.INTER_CUBIC) for one in coarse])
 
 
-def whole_mask(prototypes: np.ndarray, weights: np.ndarray, placed: Placement) -> np.ndarray:
-    """Return the mask of the whole original: logits to the input's size, margins cut away, to the original's size."""
+def whole_logits(prototypes: np.ndarray, weights: np.ndarray, placed: Placement) -> np.ndarray:
+    """Return the logits of the whole original: to the input's size, margins cut away, to the original's size."""
     logits = sum(weight * one for weight, one in zip(weights, prototypes, strict=True))
     on_input = cv2.resize(logits, (placed.input_width, placed.input_height), interpolation=cv2.INTER_LINEAR)
     top, left = placed.top, placed.left
     picture = on_input[top : top + placed.resized_height, left : left + placed.resized_width]
-    return cv2.resize(picture, (placed.width, placed.height), interpolation=cv2.INTER_LINEAR) > 0
+    return cv2.resize(picture, (placed.width, placed.height), interpolation=cv2.INTER_LINEAR)
 
 
 def differs_inside(found: np.ndarray, expected: np.ndarray, width: int) -> int:
@@ -53,17 +53,18 @@ def differs_inside(found: np.ndarray, expected: np.ndarray, width: int) -> int:
     st.sampled_from(PREPROCESSES),
     st.sampled_from([(48, 80), (200, 100), (64, 96), (90, 70)]),
 )
-def test_a_mask_is_that_of_the_long_way_to_within_a_pixel(
+def test_a_mask_differs_from_that_of_the_long_way_only_where_its_logits_change_sign(
     seed: int, preprocess: Preprocess, size: tuple[int, int]
 ) -> None:
     random = np.random.default_rng(seed)
     prototypes, weights = smooth(random, COEFFICIENTS, CELLS), random.normal(size=COEFFICIENTS).astype(np.float32)
     placed = Placement.of(preprocess, *size)
-    expected = whole_mask(prototypes, weights, placed)
+    logits = whole_logits(prototypes, weights, placed)
     found = instance_mask(prototypes, weights, (0, 0, size[1], size[0]), placed)
-    assert found.shape == expected.shape == size
-    assert differs_inside(found, expected, 1) <= 0.001 * found.size
-    assert (found != expected).mean() < 0.02
+    assert found.shape == logits.shape == size
+    differs = found != (logits > 0)
+    assert np.abs(logits[differs]).max(initial=0) <= 0.05 * np.ptp(logits)  # one resize for two: 0.034 of 4,000 seeds
+    assert differs.mean() < 0.03
 
 
 def test_a_part_of_a_mask_is_the_part_of_the_mask() -> None:
@@ -123,7 +124,8 @@ def test_every_object_has_its_own_mask_in_its_own_box(kind: str, channels_last: 
         np.testing.assert_allclose((one.x1, one.y1, one.x2, one.y2), box, atol=0.3 if dtype == np.float16 else 1e-3)
         height, width = one.mask.shape
         np.testing.assert_allclose((one.left, one.top, one.left + width, one.top + height), box, atol=1)
-        expected = whole_mask(prototypes, own, placed)[one.top : one.top + height, one.left : one.left + width]
+        whole = whole_logits(prototypes, own, placed) > 0
+        expected = whole[one.top : one.top + height, one.left : one.left + width]
         assert one.mask.dtype == np.bool_
         assert 0.05 < expected.mean() < 0.95
         assert differs_inside(one.mask, expected, 2) == 0
