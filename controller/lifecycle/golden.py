@@ -64,18 +64,21 @@ def synthetic_pictures(count: int) -> Iterable[Pixels]:
         yield np.clip(127.5 + 110 * waves + noise, 0, 255).astype(np.uint8)
 
 
-def golden_input(tensor: Tensor, preprocessor: Preprocessor, pictures: Iterable[Pixels]) -> Array:
-    """Return a batch of what the graph's input *tensor* takes: three images, or its fixed batch.
+def golden_input(
+    tensor: Tensor, preprocessor: Preprocessor, pictures: Iterable[Pixels], count: int = PICTURES
+) -> Array:
+    """Return a batch of what the graph's input *tensor* takes: *count* images, or its fixed batch.
 
     Args:
         tensor: The input.
         preprocessor: Brings a picture to it.
         pictures: The first of these are used; if there are too few, they are used again.
+        count: Of images, where the graph takes any number.
     """
     fixed = tensor.shape[0]
-    count = fixed if isinstance(fixed, int) else PICTURES
-    ready = [preprocessor(picture) for picture, _ in zip(pictures, range(count), strict=False)]
-    return np.stack([ready[number % len(ready)] for number in range(count)])
+    size = fixed if isinstance(fixed, int) else count
+    ready = [preprocessor(picture) for picture, _ in zip(pictures, range(size), strict=False)]
+    return np.stack([ready[number % len(ready)] for number in range(size)])
 
 
 def pictures_within_limit(outputs: Outputs, pictures: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from controller.errors import ExportError
+from controller.lifecycle.golden import golden_input
 from controller.lifecycle.graph import ImageInput, output_operator
 from controller.lifecycle.heads import Evidence, Facts, Seen
 from controller.lifecycle.importers import ImportedModel
@@ -51,10 +52,8 @@ def rehearse(
         UsageError: There is no usable picture.
     """
     tensor = source_tensor(found)
-    preprocessor = Preprocessor(preprocess, tensor)
-    count = found.batch if isinstance(found.batch, int) else PICTURES
-    ready = [preprocessor(picture) for picture, _ in zip(pictures, range(count), strict=False)]
-    batch = np.stack([ready[index % len(ready)] for index in range(count)])
+    batch = golden_input(tensor, Preprocessor(preprocess, tensor), pictures, PICTURES)
+    count = len(batch)
     channels_first = found.layout == "NCHW" and not preprocess.embedded
     height, width = batch.shape[2:4] if channels_first else batch.shape[1:3]
     try:
