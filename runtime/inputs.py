@@ -49,7 +49,7 @@ def image_input(inputs: Sequence[Tensor]) -> Tensor:
     images = [tensor for tensor in inputs if tensor.name not in AUXILIARY]
     if len(images) == 1:
         return images[0]
-    found = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs) or "nothing"
+    found = ", ".join(map(str, inputs)) or "nothing"
     raise ModelError(
         f"the graph takes {found}; expected one input of pictures, and besides it only {', '.join(AUXILIARY)}"
     )

@@ -170,6 +170,9 @@ class Tensor(_Frozen):
     dtype: str  # NumPy's name
     shape: tuple[int | str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {list(self.shape)}"
+
 
 class PinnedFile(_Frozen):
     """A file of the artifact, pinned by size and SHA-256, as a whole and in chunks."""

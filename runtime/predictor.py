@@ -220,4 +220,4 @@ class Predictor:
 
 
 def _describe(tensors: Sequence[Tensor]) -> str:
-    return ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in tensors) or "nothing"
+    return ", ".join(map(str, tensors)) or "nothing"

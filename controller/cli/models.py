@@ -255,7 +255,7 @@ def _summary(manifest: Manifest, digest: str) -> str:
         "model": f"{manifest.reference} ({manifest.task}, manifest {digest})",
         **_answers(manifest),
         "classes": _listed(manifest.labels) if manifest.labels else "without names",
-        "input": ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in manifest.variants[0].inputs),
+        "input": ", ".join(map(str, manifest.variants[0].inputs)),
         "made by": f"{provenance.framework}, {provenance.created:%Y-%m-%d %H:%M} UTC",
         "dataset": provenance.dataset or "unknown",
         "needs": f"ONNX Runtime {requires.ort}, {requires.memory_mb} MB of memory, {requires.disk_mb} MB of disk",
