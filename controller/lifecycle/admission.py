@@ -22,7 +22,7 @@ from controller.lifecycle.graph import AI_ONNX, real_inputs
 from runtime.errors import UsageError
 from runtime.inputs import AUXILIARY, image_axes
 
-__all__ = ["check_inputs", "check_operators", "describe_value", "numeric_outputs", "with_three_channels"]
+__all__ = ["check_inputs", "check_operators", "describe_value", "no_pictures", "numeric_outputs", "with_three_channels"]
 
 COLOURS = 3
 
@@ -58,18 +58,26 @@ def check_inputs(model: onnx.ModelProto, source: str) -> None:
     """
     inputs = real_inputs(model)
     pictures = [value for value in inputs if value.name not in AUXILIARY]
-    found = ", ".join(describe_value(value) for value in inputs) or "none"
     expected = f"expected one input of pictures, and besides it only {', '.join(AUXILIARY)}"
     if len(pictures) > 1:
         raise UsageError(
-            f"{source} takes {len(inputs)} inputs: {found}; {expected}. What a recurrent model carries from picture "
-            "to picture is not kept"
+            f"{source} takes {len(inputs)} inputs: {_listed_inputs(model)}; {expected}. What a recurrent model "
+            "carries from picture to picture is not kept"
         )
     if not pictures or not _is_numeric(pictures[0]) or len(pictures[0].type.tensor_type.shape.dim) != 4:
-        raise UsageError(
-            f"{source} does not take pictures: expected one input of four dimensions with 1 or 3 channels; its inputs "
-            f"are: {found}"
-        )
+        raise no_pictures(model, source)
+
+
+def no_pictures(model: onnx.ModelProto, source: str) -> UsageError:
+    """Return the refusal of *model*, which came from *source*, for want of an input of pictures."""
+    return UsageError(
+        f"{source} does not take pictures: expected one input of four dimensions with 1 or 3 channels; its inputs "
+        f"are: {_listed_inputs(model)}"
+    )
+
+
+def _listed_inputs(model: onnx.ModelProto) -> str:
+    return ", ".join(describe_value(value) for value in real_inputs(model)) or "none"
 
 
 def with_three_channels(model: onnx.ModelProto) -> onnx.ModelProto:

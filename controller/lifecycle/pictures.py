@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.lifecycle.admission import describe_value
+from controller.lifecycle.admission import no_pictures
 from controller.lifecycle.fitting import Suggestion, complete
 from controller.lifecycle.golden import synthetic_pictures
-from controller.lifecycle.graph import ImageInput, find_image_input, real_inputs
+from controller.lifecycle.graph import ImageInput, find_image_input
 from controller.lifecycle.heads import Facts, recognize
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.presets import PRESETS
@@ -38,11 +38,7 @@ def picture_input(imported: ImportedModel, source: str) -> ImageInput:
     """
     found = find_image_input(imported.graph)
     if found is None:
-        inputs = ", ".join(describe_value(value) for value in real_inputs(imported.graph)) or "none"
-        raise UsageError(
-            f"{source} does not take pictures: expected one input of four dimensions with 1 or 3 channels; its inputs "
-            f"are: {inputs}"
-        )
+        raise no_pictures(imported.graph, source)
     return found
 
 
