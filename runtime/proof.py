@@ -96,7 +96,11 @@ def proof_key(artifact: Artifact, variant_id: str, provider: Provider, options: 
 
 def engine_folder(artifact: Artifact, variant_id: str, provider: Provider, options: SessionOptions) -> Path:
     """Return the folder for what *provider* compiles for a variant; made by those who write into it."""
-    return Home.from_environment().cache / "engines" / proof_key(artifact, variant_id, provider, options)
+    return _engines(proof_key(artifact, variant_id, provider, options))
+
+
+def _engines(key: str) -> Path:
+    return Home.from_environment().cache / "engines" / key
 
 
 def prove_isolated(
@@ -126,13 +130,13 @@ def prove_isolated(
     """
     artifact, wanted = Artifact.open(root), find(provider)
     options = (options or SessionOptions()).unobserved()
-    kept = Home.from_environment().cache / "proofs" / f"{proof_key(artifact, variant_id, wanted, options)}.json"
+    key = proof_key(artifact, variant_id, wanted, options)
+    kept, engines = Home.from_environment().cache / "proofs" / f"{key}.json", _engines(key)
     try:
         artifact.verified_path(artifact.manifest.variant(variant_id))
         artifact.verified_path(artifact.manifest.golden)
     except ArtifactError as error:
         return _failed(variant_id, wanted, str(error))
-    engines = engine_folder(artifact, variant_id, wanted, options)
     with suppress(OSError, ValidationError):  # not proven yet on this machine
         proof = Proof.model_validate_json(kept.read_bytes())
         _keep_latest(engines)
