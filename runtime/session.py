@@ -132,11 +132,6 @@ class Session:
             nodes[subgraph.ep_name] += len(subgraph.get_nodes())
         return nodes
 
-    def node_share(self) -> float | None:
-        """Return the part of the nodes that really runs on `provider`; ``None`` if ONNX Runtime does not tell."""
-        nodes = self.node_counts()
-        return nodes[self.provider] / nodes.total() if nodes else None
-
     def end_profiling(self) -> Path:
         """End the profile that `SessionOptions.profiling` began, and return its file (Chrome's trace format).
 

@@ -54,9 +54,8 @@ def test_it_runs_batches_of_any_size() -> None:
 
 def test_nodes_are_counted_by_provider_only_when_recorded() -> None:
     session = Session(PROBE, record_assignment=True)
-    assert session.node_share() == 1.0
     assert dict(session.node_counts()) == {CPU: 7}
-    assert Session(PROBE).node_share() is None
+    assert Session(PROBE).node_counts() is None
 
 
 def test_a_provider_that_is_not_installed_is_refused() -> None:
