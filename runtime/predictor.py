@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +179,17 @@ class Predictor:
         batch = np.stack(inputs)
         return self.decode(self.infer(batch), [picture.shape[:2] for picture in pictures], **changes)
 
-    def load(self, source: bytes | Path | npt.NDArray[np.uint8]) -> images.Decoded:
+    def load(self, source: bytes | Path | npt.NDArray[np.uint8], *, allow_truncated: bool = False) -> images.Decoded:
         """Return the picture that *source* holds, composed on the manifest's background where it is transparent.
+
+        Args:
+            source: As in `predict`.
+            allow_truncated: Take what is there of a picture that ends early.
 
         Raises:
             ImageError: It is no usable picture.
         """
-        return images.read(source, self._decode_options)
+        return images.read(source, replace(self._decode_options, allow_truncated=allow_truncated))
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
         """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB."""

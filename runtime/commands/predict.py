@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from runtime.drawing.album import Album
     from runtime.errors import ImageError
-    from runtime.images import DecodeOptions
     from runtime.manifest import Manifest, Postprocess
     from runtime.predictor import Predictor
     from runtime.tasks import Prediction
@@ -90,7 +89,6 @@ def predict(  # noqa: PLR0913 - the options of the command, one to one
 ) -> None:
     """Say what is on each IMAGE: a file, or a directory of them."""
     from runtime.commands.pictures import find_pictures
-    from runtime.images import DecodeOptions
     from runtime.predictor import Predictor
     from runtime.store import ModelStore, resolve_artifact
 
@@ -100,8 +98,8 @@ def predict(  # noqa: PLR0913 - the options of the command, one to one
     changes = {name: value for name, value in given.items() if value is not None}
     postprocess = artifact.manifest.postprocess.changed(**changes)
     album = _open_album(save, paths, artifact.manifest, postprocess) if save else None
-    options = DecodeOptions(background=artifact.manifest.preprocess.background, allow_truncated=allow_truncated)
-    asking = _Asking(predictor=Predictor(artifact, provider=provider), options=options, changes=changes, album=album)
+    predictor = Predictor(artifact, provider=provider)
+    asking = _Asking(predictor=predictor, allow_truncated=allow_truncated, changes=changes, album=album)
     answers = []
     with progress(len(paths), "predict", "images") as bar:
         for path in paths:
@@ -133,19 +131,18 @@ class _Asking:
 
     Attributes:
         predictor: The model.
-        options: How pictures are read.
+        allow_truncated: Whether a picture that ends early is taken.
         changes: Of its postprocessing, for this call.
         album: Takes the drawn pictures, if they are wanted.
     """
 
     predictor: Predictor
-    options: DecodeOptions
+    allow_truncated: bool
     changes: Mapping[str, Any]
     album: Album | None
 
     def answer(self, path: Path) -> _Answer:
         """Return what the model says of the picture at *path*, or why it says nothing."""
-        from runtime import images
         from runtime.errors import ImageError
 
         facts: dict[str, Any] = {
@@ -156,7 +153,7 @@ class _Asking:
         if self.predictor.fallback is not None:
             facts["fallback"] = self.predictor.fallback
         try:
-            picture = images.read(path, self.options)
+            picture = self.predictor.load(path, allow_truncated=self.allow_truncated)
             (prediction,) = self.predictor.predict([picture.pixels], **self.changes)
         except ImageError as error:
             return _Answer(path, facts, error=error)
