@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from artifact_of import artifact_of
 from PIL import Image
-from real_models import build_artifact
 
 from cluster import read_output, run_batch
 from cluster.job import BatchOptions
@@ -32,7 +32,7 @@ def exact(side: int, **rest: Any) -> Preprocess:
     return Preprocess(resize=Resize(mode="exact", size=(side, side)), **rest)
 
 
-# By name: the model's file and the rest of what `build_artifact` takes. All graphs take one picture at a time.
+# By name: the model's file and the rest of what `artifact_of` takes. All graphs take one picture at a time.
 MODELS: dict[str, tuple[str, str, Preprocess, Postprocess]] = {
     "detection": (
         "yolox_nano.onnx",
@@ -68,7 +68,9 @@ def photographs(test_data, tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_job_says_what_the_predictor_says(name: str, photographs, test_data, tmp_path: Path) -> None:
     file, task, preprocess, postprocess = MODELS[name]
-    artifact = build_artifact(test_data(f"models/{file}"), task, preprocess, postprocess, (), tmp_path / "artifact")
+    artifact = artifact_of(
+        {"fp32": test_data(f"models/{file}")}, tmp_path / "artifact", preprocess, postprocess, task=task
+    )
     options = BatchOptions(
         model=str(artifact.root),
         input=str(tmp_path / "photographs.parquet"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real_models import build_artifact
+from artifact_of import artifact_of
 
 from runtime.images import read
 from runtime.manifest import Postprocess, Preprocess, Resize
@@ -68,13 +68,13 @@ def predictor(model: str, reference, test_data, tmp_path_factory: pytest.TempPat
     names = {
         one["label_id"]: one["label"] for images in reference.values() for found in images.values() for one in found
     }
-    artifact = build_artifact(
-        test_data(f"models/{model}.onnx"),
-        "detection",
+    artifact = artifact_of(
+        {"fp32": test_data(f"models/{model}.onnx")},
+        tmp_path_factory.mktemp(model) / "artifact",
         MODELS[model].preprocess,
         MODELS[model].postprocess,
-        [names.get(label_id, f"class_{label_id}") for label_id in range(80)],
-        tmp_path_factory.mktemp(model) / "artifact",
+        task="detection",
+        labels=tuple(names.get(label_id, f"class_{label_id}") for label_id in range(80)),
     )
     return Predictor(artifact, provider="cpu", options=SessionOptions(intra_op_threads=2))
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
+from artifact_of import artifact_of
 from PIL import Image
-from real_models import build_artifact
 
 from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.images import read
@@ -38,7 +38,9 @@ def build(test_data, tmp_path: Path) -> Build:
         file: str, task: Task, preprocess: Preprocess, postprocess: Postprocess, labels: Sequence[str] = ()
     ) -> Predictor:
         model = test_data(f"models/{file}")
-        artifact = build_artifact(model, task, preprocess, postprocess, labels, tmp_path / "artifact")
+        artifact = artifact_of(
+            {"fp32": model}, tmp_path / "artifact", preprocess, postprocess, task=task, labels=tuple(labels)
+        )
         return Predictor(artifact, provider="cpu", options=SessionOptions(intra_op_threads=2))
 
     return make

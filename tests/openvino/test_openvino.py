@@ -66,11 +66,11 @@ def mobilenet(test_data: Callable[[str], Path], tmp_path: Path, proof: Proof) ->
     model = test_data("models/mobilenet_v2.onnx")
     golden = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
     return artifact_of(
-        model,
+        {"fp32": model},
         tmp_path / "mobilenet",
-        golden,
         IMAGENET,
         Postprocess(kind="classification"),
+        golden_input=golden,
         task="classification",
         labels=tuple(test_data("images/imagenet_labels.txt").read_text().splitlines()),
     )

@@ -6,30 +6,18 @@ uint8 NHWC in -> float -> mean over the picture -> 3 scores, one a channel; labe
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
+from artifact_of import artifact_of
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from runtime.artifact import Artifact
-from runtime.manifest import (
-    MANIFEST_FILE,
-    Golden,
-    Manifest,
-    PinnedFile,
-    Postprocess,
-    Preprocess,
-    Provenance,
-    Resize,
-    Variant,
-)
-from runtime.proving import output_key
-from runtime.session import Session
+from runtime.manifest import Postprocess, Preprocess, Resize
 
 LABELS = ("red", "green", "blue")
 SIDE = 8
@@ -58,33 +46,19 @@ def write_artifact(root: Path, version: int = 1) -> Artifact:
     root.mkdir(parents=True)
     model = root / "model.fp32.onnx"
     onnx.save(_model(version), model)
-    session = Session(model)
-    images = np.arange(2 * SIDE * SIDE * 3, dtype=np.uint8).reshape(2, SIDE, SIDE, 3)
-    outputs = {output_key("fp32", o.name): v for o, v in zip(session.outputs, session.run(images), strict=True)}
-    np.savez(root / "golden.npz", input=images, **outputs)
-    manifest = Manifest(
+    return artifact_of(
+        {"fp32": model},
+        root,
+        Preprocess(resize=Resize(mode="exact", size=(SIDE, SIDE)), embedded=True),
+        Postprocess(kind="classification", top_k=2),
+        golden_input=np.arange(2 * SIDE * SIDE * 3, dtype=np.uint8).reshape(2, SIDE, SIDE, 3),
+        opset=20,
+        ir=10,
         name="color",
         version=version,
         task="classification",
         labels=LABELS,
-        preprocess=Preprocess(resize=Resize(mode="exact", size=(SIDE, SIDE)), embedded=True),
-        postprocess=Postprocess(kind="classification", top_k=2),
-        variants=(
-            Variant(
-                id="fp32",
-                precision="fp32",
-                opset=20,
-                ir=10,
-                inputs=session.inputs,
-                outputs=session.outputs,
-                **PinnedFile.measure(model),
-            ),
-        ),
-        golden=Golden(**PinnedFile.measure(root / "golden.npz")),
-        provenance=Provenance(framework="onnx.helper", created=datetime(2026, 1, 1, tzinfo=UTC)),
     )
-    (root / MANIFEST_FILE).write_bytes(manifest.to_bytes())
-    return Artifact.open(root)
 
 
 def picture(color: int, shade: int = 200, side: int = 12) -> bytes:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from artifact_of import artifact_of
 from onnx import TensorProto, helper, numpy_helper
-from real_models import build_artifact
 
 from runtime.artifact import Artifact
 from runtime.manifest import Postprocess, Preprocess, Resize, Task
@@ -91,15 +91,17 @@ def write_task_artifact(kind: str, root: Path, **postprocess: object) -> Artifac
         [numpy_helper.from_array(value, name) for name, value in tiny.constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    file = root.with_name(f"{root.name}.onnx")
+    root.mkdir(parents=True)
+    file = root / "model.fp32.onnx"
     onnx.save(model, file)
-    return build_artifact(
-        file,
-        tiny.task,
+    return artifact_of(
+        {"fp32": file},
+        root,
         Preprocess(resize=Resize(mode="exact", size=(SIDE, SIDE)), embedded=True),
         Postprocess(kind=kind, activation="none", **postprocess),
-        tiny.labels,
-        root,
+        opset=20,
+        ir=10,
+        task=tiny.task,
+        labels=tiny.labels,
         name="tiny",
     )

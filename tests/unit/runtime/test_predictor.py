@@ -7,13 +7,13 @@ import dataclasses
 import io
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from artifact_of import artifact_of
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -23,22 +23,11 @@ from runtime.artifact import Artifact
 from runtime.errors import ArtifactError, ImageError, ModelError, ModelNotFoundError, ProviderError, UsageError
 from runtime.hardware import Part, this_machine
 from runtime.images import load
-from runtime.manifest import (
-    MANIFEST_FILE,
-    Golden,
-    Manifest,
-    PinnedFile,
-    Postprocess,
-    Preprocess,
-    Provenance,
-    Resize,
-    Variant,
-)
+from runtime.manifest import Postprocess, Preprocess, Resize
 from runtime.predictor import Predictor, choose
 from runtime.proof import Proof, prove_isolated
 from runtime.providers import find
-from runtime.proving import output_key
-from runtime.session import Session, SessionOptions
+from runtime.session import SessionOptions
 
 CPU = "CPUExecutionProvider"
 Change = Callable[..., Artifact]
@@ -47,39 +36,19 @@ Change = Callable[..., Artifact]
 def build_artifact(
     root: Path, models: dict[str, Path], preprocess: Preprocess, golden_input: np.ndarray, labels: tuple[str, ...] = ()
 ) -> Artifact:
-    """Make an artifact of ONNX files as publishing does: measured files, golden outputs from the CPU."""
-    variants, arrays = [], {"input": golden_input}
-    for variant_id, path in models.items():
-        session = Session(path)
-        outputs = zip(session.outputs, session.run(golden_input), strict=True)
-        arrays |= {output_key(variant_id, tensor.name): value for tensor, value in outputs}
-        measured = PinnedFile.measure(path)
-        variants.append(
-            Variant(
-                **measured,
-                id=variant_id,
-                precision="fp32",
-                opset=20,
-                ir=10,
-                inputs=session.inputs,
-                outputs=session.outputs,
-                tolerance=0.01,
-            )
-        )
-    np.savez(root / "golden.npz", **arrays)
-    manifest = Manifest(
-        name="model",
-        version=1,
+    """Make an artifact of ONNX files in *root* as publishing does: measured files, golden outputs from the CPU."""
+    return artifact_of(
+        models,
+        root,
+        preprocess,
+        Postprocess(kind="classification"),
+        golden_input=golden_input,
+        opset=20,
+        ir=10,
+        tolerance=0.01,
         task="classification",
         labels=labels,
-        preprocess=preprocess,
-        postprocess=Postprocess(kind="classification"),
-        variants=tuple(variants),
-        golden=Golden(**PinnedFile.measure(root / "golden.npz")),
-        provenance=Provenance(framework="onnx", created=datetime(2026, 11, 22, tzinfo=UTC)),
     )
-    (root / MANIFEST_FILE).write_bytes(manifest.to_bytes())
-    return Artifact.open(root)
 
 
 def means_model(path: Path, batch: int | str, height: int | str = 8, width: int | str = 8) -> Path:

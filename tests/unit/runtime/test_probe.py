@@ -1,24 +1,22 @@
 """How the probe artifact is made, and that the one in the package is just that.
 
-python tests/unit/runtime/test_probe.py runtime/probe/artifact    makes it anew
+PYTHONPATH=tests/support python tests/unit/runtime/test_probe.py runtime/probe/artifact    makes it anew
 """
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import onnx
+from artifact_of import artifact_of
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.artifact import Artifact
-from runtime.manifest import MANIFEST_FILE, Golden, Manifest, PinnedFile, Postprocess, Preprocess, Provenance, Variant
+from runtime.manifest import Manifest, Postprocess, Preprocess
 from runtime.probe import PROBE_VARIANT, probe_root
 from runtime.proof import prove_isolated
-from runtime.proving import output_key
-from runtime.session import Session
 
 
 def build_model() -> onnx.ModelProto:
@@ -52,35 +50,18 @@ def build(root: Path) -> Manifest:
     root.mkdir(parents=True, exist_ok=True)
     model = root / "model.fp32.onnx"
     onnx.save(build_model(), model)
-    session = Session(model)
-    outputs = dict(zip((o.name for o in session.outputs), session.run(golden_input()), strict=True))
-    golden = root / "golden.npz"
-    np.savez(
-        golden, input=golden_input(), **{output_key(PROBE_VARIANT, name): value for name, value in outputs.items()}
-    )
-    manifest = Manifest(
+    return artifact_of(
+        {PROBE_VARIANT: model},
+        root,
+        Preprocess(crop=(16, 16), embedded=True),
+        Postprocess(kind="classification"),
+        golden_input=golden_input(),
+        opset=20,
+        ir=10,
         name="probe",
-        version=1,
         task="classification",
         labels=("a", "b", "c", "d"),
-        preprocess=Preprocess(crop=(16, 16), embedded=True),
-        postprocess=Postprocess(kind="classification"),
-        variants=(
-            Variant(
-                **PinnedFile.measure(model),
-                id=PROBE_VARIANT,
-                precision="fp32",
-                opset=20,
-                ir=10,
-                inputs=session.inputs,
-                outputs=session.outputs,
-            ),
-        ),
-        golden=Golden(**PinnedFile.measure(golden)),
-        provenance=Provenance(framework="onnx", created=datetime(2026, 11, 22, tzinfo=UTC)),
-    )
-    (root / MANIFEST_FILE).write_bytes(manifest.to_bytes())
-    return manifest
+    ).manifest
 
 
 def test_the_packaged_probe_is_what_the_recipe_makes(tmp_path: Path) -> None:
