@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -32,8 +31,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +38,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from record import RESULTS, TEST_DATA, environment, keep
 
 from runtime.images import decode
 from runtime.manifest import Preprocess, Resize
 from runtime.preprocess import normalize, resize_and_crop
 
-RESULTS = Path(__file__).parent / "results"
-TEST_DATA = Path(os.environ.get("VEDETTE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+PACKAGES = ("onnxruntime", "ray", "pyarrow", "numpy", "pillow")
 BATCH = 16
 ROW_GROUP = 50
 IMAGENET = Preprocess(
@@ -218,19 +215,6 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     return {"rates": rates, "medians": medians, "agreement": agreement}
 
 
-def environment(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what a figure depends on."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "cores": arguments.cores,
-        "load": round(os.getloadavg()[0], 2),
-        "rows": arguments.rows,
-        "repeats": arguments.repeats,
-        "versions": {name: version(name) for name in ("vedette", "onnxruntime", "ray", "pyarrow", "numpy", "pillow")},
-    }
-
-
 def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -256,15 +240,14 @@ def main() -> None:
     for path in (arguments.model, arguments.images):
         if not path.exists():
             raise SystemExit(f"{path} does not exist; set VEDETTE_TEST_DATA, or give --model and --images")
-    facts = environment(arguments)
+    facts = environment(PACKAGES, cores=arguments.cores, rows=arguments.rows, repeats=arguments.repeats)
     with tempfile.TemporaryDirectory(prefix="vedette-bench-") as work:
         figures = compare(arguments, Path(work))
     base = figures["medians"].get("ray-data")
     for engine, median in figures["medians"].items():
         ratio = f"{median / base:5.2f} x ray-data" if base else ""
         print(f"{engine:14} {median:8.1f} rows/s  {ratio}  agrees on {figures['agreement'][engine]:.1%}")
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
+    keep({**facts, **figures}, arguments.results)
     print(f"wrote {arguments.results}")
 
 

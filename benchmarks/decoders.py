@@ -15,25 +15,20 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from record import RESULTS, TEST_DATA, environment, keep
 
 from runtime.images import decode, read
 
-RESULTS = Path(__file__).parent / "results"
-TEST_DATA = Path(os.environ.get("VEDETTE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+PACKAGES = ("pillow", "simplejpeg", "opencv-python-headless")
 PHOTOGRAPH = TEST_DATA / "images" / "coco12" / "000000006818.jpg"
 
 
@@ -119,14 +114,7 @@ def main() -> None:
             f"{name:20} {found['decoder']:10} {found['vedette_ms']:6.2f}  "
             f"Pillow {found['pillow_ms']:6.2f}  {ratio:5.2f} x{mark}"
         )
-    facts = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "load": round(os.getloadavg()[0], 2),
-        "versions": {one: version(one) for one in ("vedette", "pillow", "simplejpeg", "opencv-python-headless")},
-    }
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps({**facts, "figures": figures}, indent=1) + "\n")
+    keep({**environment(PACKAGES), "figures": figures}, arguments.results)
     print(f"wrote {arguments.results}")
     if not all(found["same"] for found in figures.values()):
         raise SystemExit(1)

@@ -13,27 +13,24 @@ threshold as a busy street has; one core.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from record import RESULTS, environment, keep
 
 from runtime.artifact import Artifact
 from runtime.manifest import Manifest, Postprocess, Preprocess, Resize
 from runtime.probe import probe_root
 from runtime.tasks import head_of
 
-RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "opencv-python-headless")
 SIDE = 640  # pixels of the model's input
 PICTURE = (720, 1280)
 CLASSES = 80
@@ -146,13 +143,7 @@ def main() -> None:
             figures[name] |= {"loop_ms": round(theirs, 3)}
             line += f" {theirs:>9.2f} {theirs / ours:>6.0f}x"
         print(line)
-    machine = {
-        "machine": platform.machine(),
-        "load": round(os.getloadavg()[0], 2),
-        "versions": {name: version(name) for name in ("vedette", "numpy", "opencv-python-headless")},
-    }
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps({"environment": machine, "heads": figures}, indent=1) + "\n")
+    keep({"environment": environment(PACKAGES), "heads": figures}, arguments.results)
 
 
 if __name__ == "__main__":

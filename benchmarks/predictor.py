@@ -37,8 +37,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,7 @@ import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from record import RESULTS, TEST_DATA, environment, keep
 
 from runtime.artifact import Artifact
 from runtime.images import decode
@@ -59,8 +58,7 @@ from runtime.session_options import SessionOptions
 from runtime.store import resolve_artifact
 from runtime.tasks import head_of
 
-RESULTS = Path(__file__).parent / "results"
-TEST_DATA = Path(os.environ.get("VEDETTE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+PACKAGES = ("onnxruntime", "numpy", "pillow", "simplejpeg", "opencv-python-headless")
 CHUNK = 10  # images a turn
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 PARTS = ("decode", "resize", "infer", "postprocess")
@@ -231,18 +229,6 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
-def environment() -> dict[str, Any]:
-    """Return what a figure depends on."""
-    names = ("vedette", "onnxruntime", "numpy", "pillow", "simplejpeg", "opencv-python-headless")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "processor": processor(),
-        "load": round(os.getloadavg()[0], 2),
-        "versions": {name: version(name) for name in names},
-    }
-
-
 def processor() -> str:
     """Return the processor's name, if the machine tells it."""
     try:
@@ -284,16 +270,15 @@ def main() -> None:
         if not path.exists():
             raise SystemExit(f"{path} does not exist; set VEDETTE_TEST_DATA, or give --model and --folder")
     cv2.setNumThreads(1)
-    facts = environment()
+    facts = environment(PACKAGES, processor=processor())
     with tempfile.TemporaryDirectory(prefix="vedette-bench-") as work:
         figures = compare(arguments, Path(work))
-    document = json.dumps({**facts, **figures}, indent=1)
+    document = {**facts, **figures}
     if arguments.json:
-        print(document)
+        print(json.dumps(document, indent=1))
     else:
         print_table(figures)
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(document + "\n")
+    keep(document, arguments.results)
 
 
 if __name__ == "__main__":
