@@ -2,8 +2,9 @@
 
 Rules:
     * A pair of variant and EP is tried if the variant's file is here, it is meant for the EP, and, where
-      the EP computes on the CPU, the processor has every instruction that the variant was measured with.
-    * Of what passes its proof the fastest measured one runs.
+      the EP computes on the CPU, the processor is of the kind that the variant is for.
+    * Of what passes its proof the fastest measured one runs. One whose manifest calls it unproven runs only if it
+      was measured, and is faster than every other that passed.
     * With ``auto``, it is a fall-back if an accelerator that this machine has does not run the model, or an
       EP that is installed was refused; `fallback` says which and why. EPs that compute on the CPU compete
       for the same silicon: which of them is faster is a choice, and none that is not installed is missed.
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 
 from runtime.errors import ProviderError
 from runtime.hardware import Machine, Part
-from runtime.manifest import Manifest, Variant
+from runtime.manifest import Manifest, Variant, VariantRequires
 from runtime.proof import Proof
 from runtime.providers import Provider, preferences
 
-__all__ = ["Pair", "Skipped", "fallback", "fastest", "pairs"]
+__all__ = ["Pair", "Skipped", "fallback", "fastest", "pairs", "unfit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,23 @@ def _obstacle(variant: Variant, provider: Provider, machine: Machine, present: C
         return "its file is not here"
     if "*" not in variant.providers and provider.name not in variant.providers:
         return f"it is meant for {', '.join(variant.providers)}"
-    lacking = [flag for flag in variant.requires.cpu_flags if flag not in machine.cpu_flags]
-    if provider.part is Part.CPU and lacking:
-        return f"it needs {', '.join(lacking)}, which this processor ({machine.model or machine.architecture}) lacks"
-    return ""
+    return unfit(variant.requires, machine) if provider.part is Part.CPU else ""
+
+
+def unfit(requires: VariantRequires, machine: Machine) -> str:
+    """Return why the processor of *machine* is none that a variant is for; empty if it is one."""
+    here = f"this processor ({machine.model or machine.architecture})"
+    lacking = [flag for flag in requires.cpu_flags if flag not in machine.cpu_flags]
+    if requires.any_cpu_flags and machine.cpu_flags.isdisjoint(requires.any_cpu_flags):
+        lacking.append(" or ".join(requires.any_cpu_flags))
+    if lacking:
+        return f"it needs {', '.join(lacking)}, which {here} lacks"
+    present = [flag for flag in requires.without_cpu_flags if flag in machine.cpu_flags]
+    return f"it is for processors without {', '.join(present)}, which {here} has" if present else ""
 
 
 def fastest(manifest: Manifest, proofs: Sequence[Proof], skipped: Sequence[Skipped] = ()) -> Proof:
-    """Return the fastest of the *proofs* that passed.
+    """Return the fastest of the *proofs* that passed; of an unproven variant only if nothing else is as fast.
 
     Raises:
         ProviderError: None passed; the text says for each why not.
@@ -89,7 +99,12 @@ def fastest(manifest: Manifest, proofs: Sequence[Proof], skipped: Sequence[Skipp
         why = "; ".join([*(f"{p.variant} on {p.reference}: {p.reason}" for p in proofs), *map(str, skipped)])
         nothing = "no variant that is here is meant for any that may be tried"
         raise ProviderError(f"{manifest.reference} runs on no execution provider here: {why or nothing}")
-    return min(passed, key=lambda proof: float("inf") if proof.latency_ms is None else proof.latency_ms)
+    unproven = {variant.id for variant in manifest.variants if variant.unproven}
+    return min(passed, key=lambda proof: (_latency(proof), proof.variant in unproven))
+
+
+def _latency(proof: Proof) -> float:
+    return float("inf") if proof.latency_ms is None else proof.latency_ms
 
 
 def fallback(machine: Machine, chosen: Proof, proofs: Sequence[Proof], skipped: Sequence[Skipped] = ()) -> str | None:

@@ -229,9 +229,11 @@ class PinnedFile(_Frozen):
 
 
 class VariantRequires(_Frozen):
-    """What a machine must have to run a variant as it was measured."""
+    """What processor a variant is for; flags as /proc/cpuinfo names them, such as avx512_vnni or asimddp."""
 
-    cpu_flags: tuple[str, ...] = ()  # as /proc/cpuinfo names them, such as avx512_vnni or asimddp; all are needed
+    cpu_flags: tuple[str, ...] = ()  # all of these are needed
+    any_cpu_flags: tuple[str, ...] = ()  # one of these is needed; (): none
+    without_cpu_flags: tuple[str, ...] = ()  # a processor with one of these has a better variant
 
 
 class CustomOps(_Frozen):
@@ -252,7 +254,11 @@ class CustomOps(_Frozen):
 
 
 class Variant(PinnedFile):
-    """One ONNX file of the model: a precision, for some execution providers."""
+    """One ONNX file of the model: a precision, for some execution providers.
+
+    An *unproven* one keeps the accuracy, but no device of its class was at hand to measure its speed: a device of the
+    class measures it, and runs it only where it is faster than what was proven.
+    """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     precision: str  # fp32, fp16, int8, ...
@@ -263,6 +269,7 @@ class Variant(PinnedFile):
     providers: tuple[str, ...] = ("*",)  # execution providers it is meant for
     requires: VariantRequires = VariantRequires()
     tolerance: Annotated[float, Field(gt=0)] = 1e-3  # share of what an output ranges over: `runtime.comparison`
+    unproven: bool = False
     metrics: Metrics = {}
 
 

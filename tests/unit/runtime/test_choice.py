@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from runtime.choice import fallback, fastest, pairs
+from runtime.choice import fallback, fastest, pairs, unfit
 from runtime.errors import ProviderError
 from runtime.hardware import Machine, Part
-from runtime.manifest import Manifest, Variant
+from runtime.manifest import Manifest, Variant, VariantRequires
 from runtime.probe import probe_root
 from runtime.proof import Proof
 from runtime.providers import find
@@ -78,6 +78,25 @@ def test_all_flags_are_needed() -> None:
     assert "it needs avx512_vnni, amx_int8, which" in skipped[0].reason
 
 
+@pytest.mark.parametrize(
+    ("requires", "says"),
+    [
+        (VariantRequires(any_cpu_flags=("avx512_vnni", "avx2")), ""),
+        (VariantRequires(any_cpu_flags=("avx512_vnni", "asimddp")), "it needs avx512_vnni or asimddp, which"),
+        (VariantRequires(cpu_flags=("fma",), any_cpu_flags=("amx", "sve")), "it needs fma, amx or sve, which"),
+        (VariantRequires(without_cpu_flags=("avx512_vnni",)), ""),
+        (
+            VariantRequires(cpu_flags=("avx2",), without_cpu_flags=("avx2", "sse2")),
+            "it is for processors without avx2, which this processor (Some CPU) has",
+        ),
+    ],
+)
+def test_any_flag_may_do_and_a_better_processor_is_for_another_variant(requires: VariantRequires, says: str) -> None:
+    found = unfit(requires, machine(flags=("avx2",)))
+    assert found.startswith(says)
+    assert bool(found) == bool(says)
+
+
 def test_what_is_absent_or_meant_for_others_is_named() -> None:
     made = [variant("fp16", providers=(CUDA, "TensorrtExecutionProvider")), variant("int8"), variant("fp32")]
     tried, skipped = pairs(made, [find(CPU)], machine(), present={"fp16", "fp32"})
@@ -99,6 +118,16 @@ def test_of_what_passed_the_fastest_wins() -> None:
     assert fastest(PROBE, [slow, fast, wrong]) is fast
     assert fastest(PROBE, [slow, proof(CPU, "x", None)]) is slow
     assert fastest(PROBE, [slow, instant := proof(CPU, "x", 0.0)]) is instant
+
+
+def test_unproven_variant_runs_only_where_it_was_measured_to_be_faster() -> None:
+    promised = PROBE.variants[0].model_copy(update={"id": "fp16", "file": "fp16.onnx", "unproven": True})
+    manifest = PROBE.model_copy(update={"variants": (promised, *PROBE.variants)})
+    proven, faster, alike = proof(CPU, latency=2.0), proof(CPU, "fp16", 1.0), proof(CPU, "fp16", 2.0)
+    assert fastest(manifest, [faster, proven]) is faster
+    assert fastest(manifest, [alike, proven]) is proven
+    unmeasured = proof(CPU, latency=None)
+    assert fastest(manifest, [proof(CPU, "fp16", None), unmeasured]) is unmeasured
 
 
 def test_if_none_passed_each_says_why_not() -> None:

@@ -28,6 +28,7 @@ from runtime.manifest import (
     Resize,
     Tensor,
     Variant,
+    VariantRequires,
 )
 
 texts = st.text(max_size=20)
@@ -89,6 +90,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             unique=True,
         )
     )
+    few = st.lists(texts, max_size=2).map(tuple)
     variants = tuple(
         Variant(
             **draw(pinned(name)),
@@ -98,8 +100,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
             ir=draw(st.integers(1, 20)),
             inputs=(draw(tensors),),
             outputs=(draw(tensors),),
-            providers=tuple(draw(st.lists(texts, max_size=2))),
+            providers=draw(few),
             tolerance=draw(st.floats(min_value=1e-9, max_value=10)),
+            requires=VariantRequires(any_cpu_flags=draw(few), without_cpu_flags=draw(few)),
+            unproven=draw(st.booleans()),
             metrics=draw(metrics),
         )
         for variant_id, name in zip(ids, used, strict=False)
