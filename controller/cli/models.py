@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from controller.cli import look
+from controller.lifecycle.training.frameworks import FRAMEWORKS
 from runtime.manifest import Manifest, RejectedVariant, Task, Variant
 from runtime.terminal import emit, json_option, table
 
@@ -25,11 +27,17 @@ THRESHOLDED = (*SUPPRESSING, "detr", "boxes", "boxes-seg", "boxes-pose", "movene
 """Heads whose answers depend on the score threshold."""
 
 
+def _built_in() -> str:
+    """Return the built-in architectures, each framework's together."""
+    return "; ".join(f"of {name}: {', '.join(row.architectures)}" for name, row in FRAMEWORKS.items())
+
+
 @click.command()
 @click.option(
     "--data", required=True, metavar="URI", help="Dataset: Parquet, image folder, IDX, CIFAR-10, or 'digits'."
 )
-@click.option("--arch", required=True, help="resnet18-small, tiny, or MODULE:FACTORY.")
+@click.option("--framework", default="torch", show_default=True, help=f"{', '.join(FRAMEWORKS)}.")
+@click.option("--arch", required=True, help=f"MODULE:FACTORY, or {_built_in()}.")
 @click.option("--epochs", required=True, type=int, help="How often the data is gone through.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory of the run.")
 @click.option("--image-size", type=int, help="Height and width of the input, pixels.  [default: as the data]")
@@ -262,3 +270,7 @@ def _summary(manifest: Manifest, digest: str) -> str:
     }
     lines = [f"{what:9} {fact}" for what, fact in facts.items()]
     return "\n".join([*lines, "", _figures(manifest)])
+
+
+for verb in look.VERBS:
+    model.add_command(verb)

@@ -14,7 +14,7 @@ from controller.lifecycle.export import export
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.importers.base import ImportedModel
 from controller.lifecycle.training.record import RunRecord
-from controller.lifecycle.training.run import load_run
+from controller.lifecycle.training.torch_learner import load_run
 from runtime.datasets import Dataset
 from runtime.errors import DatasetError, UsageError
 from runtime.manifest import CustomOps

@@ -1,1 +1,1 @@
-"""Training with torch: a dataset in, a run directory out (its content: `record`)."""
+"""Training in any framework: a dataset in, a run directory out (its content: `record`)."""

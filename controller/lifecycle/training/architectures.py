@@ -1,4 +1,4 @@
-"""Architectures that can be trained: a table of built-in ones, and any ``module:factory``.
+"""Architectures of torch: the built-in ones, and any ``MODULE:FACTORY``.
 
 Rules:
     * A factory is called as ``factory(num_classes=...)`` and returns a `torch.nn.Module` that maps
@@ -12,20 +12,16 @@ pixels its 7x7 stride-2 stem and max-pool throw most of the picture away, so the
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from controller.lifecycle.training.frameworks import resolve
 from runtime.errors import UsageError
 
-__all__ = ["ARCHITECTURES", "ResNet", "build", "resolve"]
-
-Factory = Callable[..., nn.Module]
+__all__ = ["ResNet", "build", "resnet18_small", "tiny"]
 
 
 class _BasicBlock(nn.Module):
@@ -80,48 +76,21 @@ class ResNet(nn.Module):
         return logits
 
 
-def _resnet18_small(num_classes: int) -> nn.Module:
+def resnet18_small(num_classes: int) -> nn.Module:
+    """Return a ResNet18 with a small stem."""
     return ResNet(num_classes, widths=(64, 128, 256, 512), depths=(2, 2, 2, 2))  # 11.2 M parameters
 
 
-def _tiny(num_classes: int) -> nn.Module:
+def tiny(num_classes: int) -> nn.Module:
+    """Return a residual network that a CPU trains in seconds."""
     return ResNet(num_classes, widths=(32, 64, 128), depths=(1, 1, 1))  # 0.3 M parameters
-
-
-ARCHITECTURES: Mapping[str, Factory] = {"resnet18-small": _resnet18_small, "tiny": _tiny}
-
-
-def resolve(name: str) -> Factory:
-    """Return the factory that *name* means: a built-in architecture, or ``module:factory``.
-
-    Raises:
-        UsageError: There is none of that name, or it cannot be imported.
-    """
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        known = ", ".join(ARCHITECTURES)
-        raise UsageError(f"unknown architecture {name!r}; built in are {known}; any other is given as MODULE:FACTORY")
-    if str(Path.cwd()) not in sys.path:  # the user's own module lies where the command was typed
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise UsageError(f"architecture {name!r}: cannot import {module_name!r}: {error}") from None
-    except AttributeError:
-        raise UsageError(f"architecture {name!r}: module {module_name!r} has no {attribute!r}") from None
-    if not callable(factory):
-        raise UsageError(f"architecture {name!r}: {attribute!r} is a {type(factory).__name__}, expected a function")
-    built: Factory = factory
-    return built
 
 
 def build(name: str, num_classes: int, image_size: int) -> nn.Module:
     """Return a new model of architecture *name*, and see that it fits.
 
     Args:
-        name: As `resolve` takes it.
+        name: Of a built-in one, or ``MODULE:FACTORY``.
         num_classes: Number of logits.
         image_size: Height and width of its inputs, pixels.
 
@@ -129,7 +98,7 @@ def build(name: str, num_classes: int, image_size: int) -> nn.Module:
         UsageError: There is no such architecture, its factory does not take ``num_classes``, or what
             it makes does not map (n, 3, image_size, image_size) to (n, num_classes).
     """
-    factory = resolve(name)
+    factory = resolve("torch", name)
     try:
         inspect.signature(factory).bind(num_classes=num_classes)
     except TypeError as error:

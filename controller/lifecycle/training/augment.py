@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from controller.lifecycle.training.samples import Pixels
 from runtime.errors import UsageError
 
 __all__ = ["AUTO", "NONE", "SUITABLE", "TRANSFORMS", "choose", "crop", "flip"]
@@ -21,31 +22,29 @@ __all__ = ["AUTO", "NONE", "SUITABLE", "TRANSFORMS", "choose", "crop", "flip"]
 AUTO, NONE = "auto", "none"
 PAD_SHARE = 8  # a padded crop moves a picture by at most an eighth of its size, as 4 of CIFAR's 32 pixels
 
-Transform = Callable[[Tensor, torch.Generator], Tensor]
+Transform = Callable[[Pixels, np.random.Generator], Pixels]
 
 
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of *images* (n, c, h, w), left to right."""
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+def flip(images: Pixels, generator: np.random.Generator) -> Pixels:
+    """Mirror half of *images* (n, h, w, c), left to right."""
+    mirrored = generator.random(len(images)) < 0.5
+    return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
-def crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Move each of *images* (n, c, h, w) by a random amount, filled up by reflection: a padded crop without padding."""
-    count, _, height, width = images.shape
+def crop(images: Pixels, generator: np.random.Generator) -> Pixels:
+    """Move each of *images* (n, h, w, c) by a random amount, filled up by reflection: a padded crop without padding."""
+    count, height, width, _ = images.shape
     rows = _moved(count, height, generator)[:, :, None]
     columns = _moved(count, width, generator)[:, None, :]
-    picture = torch.arange(count)[:, None, None]
-    # Indices on both sides of a slice put their own dimensions first: (n, h, w, c).
-    return images[picture, :, rows, columns].permute(0, 3, 1, 2)
+    return images[np.arange(count)[:, None, None], rows, columns]
 
 
-def _moved(count: int, size: int, generator: torch.Generator) -> Tensor:
+def _moved(count: int, size: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return (count, size) source positions along an edge of *size* pixels, each row moved by one random amount."""
     pad = min(max(1, size // PAD_SHARE), size - 1)
-    moves = torch.randint(-pad, pad + 1, (count, 1), generator=generator)
+    moves = generator.integers(-pad, pad + 1, (count, 1))
     last = size - 1
-    return last - (last - (moves + torch.arange(size)).abs()).abs()
+    return np.asarray(last - np.abs(last - np.abs(moves + np.arange(size))), np.int64)
 
 
 TRANSFORMS: Mapping[str, Transform] = {"flip": flip, "crop": crop}

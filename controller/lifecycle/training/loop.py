@@ -1,15 +1,12 @@
-"""The training loop.
+"""The training loop, the same for every framework.
 
 Rules:
-    * Everything random follows from the seed, and the order and augmentation of an epoch from seed
-      and epoch alone; so a resumed run ends with the same bits as an uninterrupted one.
+    * Everything random follows from the seed; so a resumed run ends with the same bits as an uninterrupted one.
     * After each epoch the weights (if they are the best so far), the record and the metrics are
       written, the checkpoint last: what it says is done is on the disk.
     * The best epoch is the one with the highest held-out accuracy; of equal ones that with the lowest loss.
-    * Mixed precision on a GPU only: on a CPU it is slower.
 
-AdamW: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019. Cosine schedule: the
-same authors, "SGDR", 2017. Label smoothing: Szegedy et al., "Rethinking the Inception Architecture", 2016.
+Cosine schedule: Loshchilov and Hutter, "SGDR", 2017.
 """
 
 from __future__ import annotations
@@ -17,84 +14,68 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+import numpy.typing as npt
 
 from controller.errors import TrainingError
-from controller.lifecycle.training import augment, samples
-from controller.lifecycle.training.checkpoint import Checkpoint, save_weights
-from controller.lifecycle.training.record import (
-    BEST_FILE,
-    LAST_FILE,
-    METRICS_FILE,
-    BestEpoch,
-    RunRecord,
-    TrainingConfig,
-)
+from controller.lifecycle.training.data import TrainingData, cosine, epoch_batches, steps_per_epoch
+from controller.lifecycle.training.frameworks import Framework
+from controller.lifecycle.training.learner import Learner
+from controller.lifecycle.training.record import METRICS_FILE, BestEpoch, RunRecord, TrainingConfig
+from runtime.errors import UsageError
 from runtime.files import hash_file, replace_bytes
-from runtime.manifest import Preprocess
 from runtime.terminal import Progress, progress
 
-__all__ = ["Trainer", "TrainingData", "cosine"]
+__all__ = ["Trainer", "cross_entropy"]
 
 EVALUATION_BATCH = 256
+PROGRESS = ("identity", "epochs_done", "best", "best_sha256", "history")
+"""What a checkpoint holds beside what the learner puts there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingData:
-    """Everything that a run learns from and is judged by."""
-
-    train: samples.Samples
-    held_out: samples.Samples
-    labels: tuple[str, ...]
-    preprocess: Preprocess
-    transforms: tuple[str, ...]
-
-
-def cosine(step: int, steps: int) -> float:
-    """Return the share of the learning rate at *step* of *steps*: 1 at the start, falling to 0 along a cosine."""
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
+def cross_entropy(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Return the summed cross-entropy of logits *scores* (n, classes) against *labels* (n,)."""
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    chosen = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
+    return float(np.sum(np.log(np.exp(shifted).sum(axis=1)) - chosen))
 
 
 @dataclass(slots=True, kw_only=True)
 class Trainer:
-    """A model, what it learns from, and how far it came."""
+    """A learner, what it learns from, and how far it came."""
 
     config: TrainingConfig
     data: TrainingData
+    framework: Framework
+    learner: Learner
     record: RunRecord
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    device: torch.device
     history: list[dict[str, float]] = field(default_factory=list)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches; a single picture left over joins the last one, for batch normalization's sake."""
-        count, size = len(self.data.train), self.config.batch_size
-        return max(1, count // size if count % size <= 1 else math.ceil(count / size))
+    def steps(self) -> int:
+        """Number of batches in an epoch."""
+        return steps_per_epoch(len(self.data.train), self.config.batch_size)
 
     def run(self) -> None:
         """Run the epochs that are left."""
         todo = self.config.epochs - len(self.history)
-        with progress(todo * self.steps_per_epoch, "training", "batches") as bar:
+        with progress(todo * self.steps, "training", "batches") as bar:
             for epoch in range(len(self.history), self.config.epochs):
                 began = time.perf_counter()
                 train_loss = self._fit(epoch, bar)
                 loss, accuracy = self._evaluate()
+                last_step = (epoch + 1) * self.steps - 1
                 self.history.append(
                     {
                         "epoch": epoch + 1,
                         "train_loss": round(train_loss, 6),
                         "loss": round(loss, 6),
                         "accuracy": round(accuracy, 6),
-                        "learning_rate": self._rate((epoch + 1) * self.steps_per_epoch - 1),
+                        "learning_rate": self.config.learning_rate * cosine(last_step, self.config.epochs * self.steps),
                         "seconds": round(time.perf_counter() - began, 3),
                     }
                 )
@@ -108,100 +89,75 @@ class Trainer:
             **{f"fingerprint of the {name}": record.fingerprint for name, record in data.items()},
         }
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go back to the state of *checkpoint*.
+    def resume(self, content: Mapping[str, Any]) -> None:
+        """Go back to the state of *content*, a checkpoint.
 
         Raises:
+            TrainingError: It is no checkpoint of a run.
             UsageError: It belongs to a run of other options or data.
         """
-        checkpoint.check_identity(self.identity())
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.scaler.load_state_dict(checkpoint.scaler)
-        torch.set_rng_state(checkpoint.generators[0])
-        torch.cuda.set_rng_state_all(checkpoint.generators[1:])
-        self.history = checkpoint.history
-        best = None if checkpoint.best is None else BestEpoch(**checkpoint.best)
-        update = {"epochs_done": checkpoint.epochs_done, "best": best, "best_sha256": checkpoint.best_sha256}
+        if missing := [name for name in PROGRESS if name not in content]:
+            raise TrainingError(f"the checkpoint in {self.config.out} is of no run: it has no {', '.join(missing)}")
+        self._check_identity(content["identity"])
+        self.learner.restore(content)
+        self.history = list(content["history"])
+        best = None if content["best"] is None else BestEpoch(**content["best"])
+        update = {"epochs_done": content["epochs_done"], "best": best, "best_sha256": content["best_sha256"]}
         self.record = self.record.model_copy(update=update)
 
-    def _rate(self, step: int) -> float:
-        return self.config.learning_rate * cosine(step, self.config.epochs * self.steps_per_epoch)
+    def _check_identity(self, before: Mapping[str, Any]) -> None:
+        changed = [
+            f"{name} was {before.get(name)!r} and is {value!r}"
+            for name, value in self.identity().items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise UsageError(f"cannot resume: {'; '.join(changed)}; use the same options, or another --out")
 
     def _fit(self, epoch: int, bar: Progress) -> float:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.data.train), generator=generator).numpy()
-        self.model.train()
-        total = 0.0
-        for number, chosen in enumerate(np.array_split(order, self.steps_per_epoch)):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(epoch * self.steps_per_epoch + number)
-            images, labels = self._batch(self.data.train, np.sort(chosen))
-            for name in self.data.transforms:
-                images = augment.TRANSFORMS[name](images, generator)
-            loss = self._step(self._normalized(images), labels)
-            total += loss * len(chosen)
-            last = self.history[-1]["accuracy"] if self.history else None
-            bar.advance(epoch=epoch + 1, loss=f"{loss:.3f}", accuracy="-" if last is None else f"{last:.2%}")
-        return total / len(self.data.train)
+        """Learn one epoch; return its mean loss."""
+        total, pictures, steps = 0.0, 0, 0
+        last = f"{self.history[-1]['accuracy']:.2%}" if self.history else "-"
+        for loss, count in self.learner.fit(epoch_batches(self.data, self.config, epoch)):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss} with learning rate {self.config.learning_rate}; "
+                    "try a smaller --learning-rate"
+                )
+            total, pictures, steps = total + loss * count, pictures + count, steps + 1
+            bar.advance(epoch=epoch + 1, loss=f"{loss:.3f}", accuracy=last)
+        bar.advance(self.steps - steps)
+        return total / pictures
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
-            logits = self.model(images)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} with learning rate {self.config.learning_rate}; try a smaller --learning-rate"
-            )
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return value
-
-    @torch.no_grad()
     def _evaluate(self) -> tuple[float, float]:
         """Return (mean loss, accuracy) on the held-out data."""
-        self.model.eval()
-        loss, right = 0.0, 0
-        for start in range(0, len(self.data.held_out), EVALUATION_BATCH):
-            images, labels = self._batch(self.data.held_out, slice(start, start + EVALUATION_BATCH))
-            logits = self.model(self._normalized(images)).float()
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            right += int((logits.argmax(1) == labels).sum())
-        return loss / len(self.data.held_out), right / len(self.data.held_out)
-
-    def _batch(self, part: samples.Samples, chosen: Any) -> tuple[Tensor, Tensor]:
-        """Return uint8 (n, 3, h, w) on the CPU, where the augmentation works, and the labels on the device."""
-        images = torch.from_numpy(np.array(part.images[chosen])).permute(0, 3, 1, 2)
-        return images, torch.from_numpy(part.labels[chosen].copy()).to(self.device)
-
-    def _normalized(self, images: Tensor) -> Tensor:
-        mean = torch.tensor(self.data.preprocess.mean, device=self.device)[:, None, None]
-        std = torch.tensor(self.data.preprocess.std, device=self.device)[:, None, None]
-        scaled = images.to(self.device).float() * self.data.preprocess.scale
-        return ((scaled - mean) / std).contiguous()
+        loss, right, part = 0.0, 0, self.data.held_out
+        for start in range(0, len(part), EVALUATION_BATCH):
+            chosen = slice(start, start + EVALUATION_BATCH)
+            scores, labels = self.learner.scores(np.array(part.images[chosen])), part.labels[chosen]
+            loss += cross_entropy(scores, labels)
+            right += int((scores.argmax(axis=1) == labels).sum())
+        return loss / len(part), right / len(part)
 
     def _save(self, epoch: int, loss: float, accuracy: float) -> None:
         out, best = self.config.out, self.record.best
-        weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
         update: dict[str, Any] = {"epochs_done": epoch}
         if best is None or (accuracy, -loss) > (best.accuracy, -best.loss):
-            save_weights(out / BEST_FILE, weights)
+            self.learner.save_best(out / self.framework.best)
             update["best"] = BestEpoch(epoch=epoch, accuracy=accuracy, loss=loss)
-            update["best_sha256"] = hash_file(out / BEST_FILE)
+            update["best_sha256"] = hash_file(out / self.framework.best)
         self.record = self.record.model_copy(update=update)
         self.record.save(out)
         replace_bytes(out / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in self.history).encode())
-        Checkpoint(
-            identity=self.identity(),
-            epochs_done=epoch,
-            best=None if self.record.best is None else self.record.best.model_dump(),
-            best_sha256=self.record.best_sha256,
-            model=weights,
-            optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(),
-            generators=[torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
-            history=self.history,
-        ).save(out / LAST_FILE)
+        if self.framework.last is not None:
+            self.learner.save_last(out / self.framework.last, self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        record = self.record
+        return {
+            "identity": self.identity(),
+            "epochs_done": record.epochs_done,
+            "best": None if record.best is None else record.best.model_dump(),
+            "best_sha256": record.best_sha256,
+            "history": self.history,
+        }

@@ -3,7 +3,8 @@
 A run directory holds:
 
     run.json          this record: all that export and provenance need
-    best.pt           weights of the best epoch (by held-out accuracy, then loss)
+    best.pt           weights of the best epoch (by held-out accuracy, then loss); torch calls them so,
+                      `frameworks` says how the others do
     last.pt           everything that the next epoch depends on, for `--resume`
     metrics.jsonl     one object per epoch
     curves.png        loss and accuracy by epoch
@@ -28,9 +29,7 @@ from runtime.files import replace_bytes
 from runtime.manifest import Preprocess, describe_validation
 
 __all__ = [
-    "BEST_FILE",
     "CURVES_FILE",
-    "LAST_FILE",
     "METRICS_FILE",
     "RUN_FILE",
     "BestEpoch",
@@ -40,8 +39,6 @@ __all__ = [
 ]
 
 RUN_FILE = "run.json"
-BEST_FILE = "best.pt"
-LAST_FILE = "last.pt"
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
 
@@ -54,6 +51,7 @@ class TrainingConfig:
     arch: str
     epochs: int
     out: Path
+    framework: str = "torch"  # a key of `controller.lifecycle.training.frameworks.FRAMEWORKS`
     image_size: int | None = None  # pixels, height and width; None: chosen by the data
     batch_size: int = 64
     learning_rate: float = 2e-3  # at the start; it falls to 0 along a cosine
@@ -104,6 +102,7 @@ class RunRecord(_Strict):
     """What a run was, and how far it came."""
 
     run_schema: Literal[1] = 1
+    trainer: str = "torch"  # a key of `controller.lifecycle.training.frameworks.FRAMEWORKS`
     arch: str
     labels: tuple[str, ...]
     image_size: int  # pixels, height and width

@@ -1,4 +1,4 @@
-"""A training run from its configuration to its directory, begun or resumed.
+"""A training run from its configuration to its directory, begun or resumed, in any framework.
 
 Rules:
     * A directory holds one run: an existing one is resumed on request, never overwritten.
@@ -7,45 +7,32 @@ Rules:
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from controller.errors import TrainingError
-from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.provenance import git_revision
-from controller.lifecycle.training import augment, samples
-from controller.lifecycle.training.architectures import build, resolve
-from controller.lifecycle.training.checkpoint import Checkpoint, load_weights
 from controller.lifecycle.training.curves import draw_curves
-from controller.lifecycle.training.loop import Trainer, TrainingData
-from controller.lifecycle.training.record import BEST_FILE, CURVES_FILE, LAST_FILE, RUN_FILE, RunRecord, TrainingConfig
-from runtime.errors import DatasetError, UsageError
+from controller.lifecycle.training.data import TrainingData, read_data
+from controller.lifecycle.training.frameworks import FRAMEWORKS, Framework, framework_of, resolve
+from controller.lifecycle.training.learner import Learner
+from controller.lifecycle.training.loop import Trainer
+from controller.lifecycle.training.record import CURVES_FILE, RUN_FILE, RunRecord, TrainingConfig
+from runtime.errors import UsageError
 from runtime.files import exclusive_lock, hash_file
 
-__all__ = ["TrainedModel", "load_run", "train"]
+__all__ = ["MakeLearner", "best_weights", "finished_run", "run_training", "train"]
 
-CUBLAS_WORKSPACE = ":4096:8"  # what cuBLAS needs to be deterministic, by its documentation
 LOCK_FILE = ".lock"
 
+MakeLearner = Callable[[TrainingConfig, TrainingData], Learner]
+"""What a framework's module gives to `run_training`: a new learner for this run.
 
-@contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """Seed torch, and have it refuse or replace operations that are not deterministic, for a while."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
+Raises:
+    UsageError: The architecture does not fit.
+"""
 
 
 def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
@@ -59,21 +46,36 @@ def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
         The record of the finished run.
 
     Raises:
-        UsageError: The directory holds another run, or the architecture is unknown or does not fit.
+        UsageError: The directory holds another run, the framework is not there, or the architecture is unknown or
+            does not fit.
         DatasetError: The data cannot be read, is empty, or lacks labels.
         TrainingError: The training diverged, or the checkpoint is not usable.
     """
-    resolve(config.arch)  # a wrong name is said before the data is read
+    framework = framework_of(config.framework)
+    if resume and framework.last is None:
+        raise UsageError(f"a run of framework {config.framework!r} cannot be resumed; leave --resume out")
+    record: RunRecord = importlib.import_module(framework.module).train(config, resume=resume)
+    return record
+
+
+def run_training(config: TrainingConfig, make: MakeLearner, *, resume: bool) -> RunRecord:
+    """Train what *make* makes: the part of `train` that is the same in every framework, for its module to call.
+
+    Raises:
+        VedetteError: As `train`.
+    """
+    framework = framework_of(config.framework)
+    resolve(config.framework, config.arch)  # a wrong name is said before the data is read
     if (config.out / RUN_FILE).exists() and not resume:
         raise UsageError(
             f"{config.out} holds a training run already; --resume goes on with it, another --out leaves it"
         )
     config.out.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(config.out / LOCK_FILE, f"training run {config.out}"), _deterministic(config.seed):
-        trainer = _build_trainer(config, _read_data(config))
-        checkpoint = config.out / LAST_FILE
-        if resume and checkpoint.exists():
-            trainer.resume(Checkpoint.load(checkpoint))
+    with exclusive_lock(config.out / LOCK_FILE, f"training run {config.out}"):
+        trainer = _trainer(config, framework, make)
+        checkpoint = None if framework.last is None else config.out / framework.last
+        if resume and checkpoint is not None and checkpoint.exists():
+            trainer.resume(trainer.learner.read_last(checkpoint))
         else:
             trainer.record.save(config.out)
         trainer.run()
@@ -81,40 +83,14 @@ def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
         return trainer.record
 
 
-def _read_data(config: TrainingConfig) -> TrainingData:
-    learn, judge = open_with_held_out(
-        config.data,
-        config.validation,
-        seed=config.seed,
-        image_column=config.image_column,
-        label_column=config.label_column,
-    )
-    size = config.image_size or samples.choose_image_size(learn)
-    train_part = samples.prepare(learn, size, config.out, "training data")
-    held_out = samples.prepare(judge, size, config.out, "held-out data")
-    labels = samples.labels_of(learn, train_part, held_out)
-    if len(train_part) < 2 or len(labels) < 2:
-        raise DatasetError(
-            f"dataset {config.data} has {len(train_part)} usable images of {len(labels)} classes; "
-            "2 images and 2 classes are the least"
-        )
-    return TrainingData(
-        train=train_part,
-        held_out=held_out,
-        labels=labels,
-        preprocess=samples.channel_statistics(train_part),
-        transforms=augment.choose(config.augment, labels, gray=train_part.gray),
-    )
-
-
-def _build_trainer(config: TrainingConfig, data: TrainingData) -> Trainer:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = int(data.train.images.shape[1])
-    model = build(config.arch, len(data.labels), size).to(device)
+def _trainer(config: TrainingConfig, framework: Framework, make: MakeLearner) -> Trainer:
+    data = read_data(config)
+    learner = make(config, data)
     record = RunRecord(
+        trainer=config.framework,
         arch=config.arch,
         labels=data.labels,
-        image_size=size,
+        image_size=data.image_size,
         preprocess=data.preprocess,
         train=data.train.record,
         held_out=data.held_out.record,
@@ -123,35 +99,19 @@ def _build_trainer(config: TrainingConfig, data: TrainingData) -> Trainer:
         epochs_done=0,
         best=None,
         best_sha256=None,
-        device=str(device),
-        framework=f"torch {torch.__version__.partition('+')[0]}",
+        device=learner.device,
+        framework=learner.framework,
         git=git_revision(),
         created=datetime.now(UTC),
     )
-    return Trainer(
-        config=config,
-        data=data,
-        record=record,
-        model=model,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay),
-        scaler=torch.amp.GradScaler(device.type, enabled=device.type == "cuda"),
-        device=device,
-    )
+    return Trainer(config=config, data=data, framework=framework, learner=learner, record=record)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedModel:
-    """The best weights of a finished run, in the model, in eval mode on the CPU."""
-
-    model: nn.Module
-    record: RunRecord
-
-
-def load_run(directory: Path) -> TrainedModel:
-    """Load what the run in *directory* trained.
+def finished_run(directory: Path) -> RunRecord:
+    """Return the record of the run in *directory*, which must be finished.
 
     Raises:
-        TrainingError: There is no finished run, or its files are not the ones that it wrote.
+        TrainingError: There is no run, or it did not end.
     """
     record = RunRecord.load(directory)
     if not record.finished:
@@ -159,14 +119,16 @@ def load_run(directory: Path) -> TrainedModel:
             f"the run in {directory} ended after {record.epochs_done} of {record.config['epochs']} epochs; "
             "finish it with `vedette train ... --resume`"
         )
-    weights = directory / BEST_FILE
+    return record
+
+
+def best_weights(directory: Path, record: RunRecord) -> Path:
+    """Return the file of the best weights of the run in *directory*, verified.
+
+    Raises:
+        TrainingError: It is not the file that the run wrote.
+    """
+    weights = directory / FRAMEWORKS[record.trainer].best
     if not weights.is_file() or hash_file(weights) != record.best_sha256:
         raise TrainingError(f"{weights} is not the file that the run wrote; its SHA-256 must be {record.best_sha256}")
-    model = build(record.arch, len(record.labels), record.image_size)
-    try:
-        model.load_state_dict(load_weights(weights))
-    except RuntimeError as error:
-        raise TrainingError(
-            f"{weights} does not fit the architecture {record.arch!r}: {' '.join(str(error).split())[:300]}"
-        ) from None
-    return TrainedModel(model.eval(), record)
+    return weights

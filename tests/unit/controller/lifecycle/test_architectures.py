@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from controller.lifecycle.training.architectures import ARCHITECTURES, build, resolve
+from controller.lifecycle.training.architectures import build
+from controller.lifecycle.training.frameworks import FRAMEWORKS, resolve
 from runtime.errors import UsageError
 
 
@@ -18,7 +19,7 @@ def test_resnet18_small_is_resnet18_with_a_small_stem() -> None:
     assert not any(isinstance(m, torch.nn.MaxPool2d) for m in model.modules())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FRAMEWORKS["torch"].architectures)
 @pytest.mark.parametrize("size", [8, 16, 33])
 def test_built_in_architectures_take_any_small_size(name: str, size: int) -> None:
     model = build(name, 7, size)
@@ -28,7 +29,7 @@ def test_built_in_architectures_take_any_small_size(name: str, size: int) -> Non
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("resnet19", "built in are resnet18-small, tiny"),
+        ("resnet19", "built in for torch are resnet18-small, tiny"),
         ("no_such_module:f", "cannot import 'no_such_module'"),
         ("math:no_such_function", "has no 'no_such_function'"),
         ("math:pi", "is a float, expected a function"),
@@ -36,7 +37,7 @@ def test_built_in_architectures_take_any_small_size(name: str, size: int) -> Non
 )
 def test_unknown_architecture_says_what_is_known(name: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        resolve(name)
+        resolve("torch", name)
 
 
 OWN_MODULE = """

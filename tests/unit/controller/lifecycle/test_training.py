@@ -15,10 +15,14 @@ import torch
 from PIL import Image
 
 from controller.errors import TrainingError
-from controller.lifecycle.training.checkpoint import load_weights
-from controller.lifecycle.training.loop import Trainer, cosine
+from controller.lifecycle.training import frameworks
+from controller.lifecycle.training.checkpoint import load_tensors
+from controller.lifecycle.training.data import cosine
+from controller.lifecycle.training.frameworks import FRAMEWORKS
+from controller.lifecycle.training.loop import Trainer, cross_entropy
 from controller.lifecycle.training.record import RunRecord, TrainingConfig
-from controller.lifecycle.training.run import load_run, train
+from controller.lifecycle.training.run import train
+from controller.lifecycle.training.torch_learner import load_run
 from runtime.errors import DatasetError, HomeError, UsageError
 from runtime.files import exclusive_lock
 
@@ -51,7 +55,7 @@ def configure(tmp_path: Path, digit_folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def weights_equal(one: Path, other: Path) -> bool:
-    left, right = load_weights(one), load_weights(other)
+    left, right = load_tensors(one), load_tensors(other)
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
@@ -61,6 +65,13 @@ def test_cosine_falls_from_one_to_zero() -> None:
     assert shares[5] == pytest.approx(0.5)
     assert shares[10] == pytest.approx(0)
     assert shares == sorted(shares, reverse=True)
+
+
+def test_cross_entropy_is_that_of_torch_even_where_scores_are_large() -> None:
+    scores = np.random.default_rng(2).normal(0, 300, (5, 4)).astype(np.float32)
+    labels = np.array([3, 0, 1, 1, 2])
+    expected = torch.nn.functional.cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels), reduction="sum")
+    assert cross_entropy(scores, labels) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_run_leaves_record_metrics_curves_and_best_weights(configure: Configure) -> None:
@@ -170,6 +181,25 @@ def test_dataset_of_one_class_is_refused(configure: Configure, tmp_path: Path) -
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / f"{number}.png")
     with pytest.raises(DatasetError, match="2 images and 2 classes are the least"):
         train(configure(data=str(folder.parent)))
+
+
+def test_unknown_framework_is_refused_and_a_missing_one_says_what_brings_it(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="unknown framework 'caffe'; expected torch"):
+        train(configure(framework="caffe"))
+    absent = replace(FRAMEWORKS["torch"], packages=("torch", "no_such_package"), extra="some")
+    monkeypatch.setattr(frameworks, "FRAMEWORKS", {"torch": absent})
+    with pytest.raises(
+        UsageError, match=r"needs no_such_package, which is not installed: pip install 'vedette\[some\]'"
+    ):
+        train(configure())
+
+
+def test_framework_that_cannot_resume_says_so(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frameworks, "FRAMEWORKS", {"torch": replace(FRAMEWORKS["torch"], last=None)})
+    with pytest.raises(UsageError, match="a run of framework 'torch' cannot be resumed; leave --resume out"):
+        train(configure(), resume=True)
 
 
 @pytest.mark.parametrize(

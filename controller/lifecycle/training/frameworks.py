@@ -1,0 +1,111 @@
+"""The frameworks that can train: a table, and what an architecture's name means in each.
+
+Rules:
+    * A framework's module has ``train(config, *, resume=False) -> RunRecord``; its importer has
+      ``open_run(directory, record) -> Source``. Both are imported only when their turn has come.
+    * A framework that is not installed is said before anything else is done, with the extra that brings it.
+    * An architecture is the name of a built-in one, or ``MODULE:FACTORY``; either is a factory that is called as
+      ``factory(num_classes=...)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UsageError
+
+__all__ = ["FRAMEWORKS", "Framework", "framework_of", "resolve"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framework:
+    """One way to train.
+
+    Attributes:
+        module: That trains.
+        importer: That opens a run.
+        architectures: Built-in ones, and where their factories are.
+        extra: Of the distribution, which brings it.
+        packages: That must be there.
+        best: File of the best weights, in the run directory.
+        last: File of what the next epoch depends on; ``None``: a run cannot be resumed.
+    """
+
+    module: str
+    importer: str
+    architectures: Mapping[str, str]
+    extra: str
+    packages: tuple[str, ...]
+    best: str
+    last: str | None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The packages that are not installed."""
+        return tuple(package for package in self.packages if importlib.util.find_spec(package) is None)
+
+
+FRAMEWORKS: Mapping[str, Framework] = {
+    "torch": Framework(
+        module="controller.lifecycle.training.torch_learner",
+        importer="controller.lifecycle.importers.run",
+        architectures={
+            "resnet18-small": "controller.lifecycle.training.architectures:resnet18_small",
+            "tiny": "controller.lifecycle.training.architectures:tiny",
+        },
+        extra="train",
+        packages=("torch",),
+        best="best.pt",
+        last="last.pt",
+    ),
+}
+
+
+def framework_of(name: str) -> Framework:
+    """Return the row of framework *name*.
+
+    Raises:
+        UsageError: There is none of that name, or it is not installed.
+    """
+    if name not in FRAMEWORKS:
+        raise UsageError(f"unknown framework {name!r}; expected {', '.join(FRAMEWORKS)}")
+    framework = FRAMEWORKS[name]
+    if framework.missing:
+        raise UsageError(
+            f"framework {name!r} needs {', '.join(framework.missing)}, which is not installed: "
+            f"pip install 'vedette[{framework.extra}]'"
+        )
+    return framework
+
+
+def resolve(framework: str, arch: str) -> Callable[..., Any]:
+    """Return the factory that *arch* means in *framework*.
+
+    Raises:
+        UsageError: There is none of that name, or it cannot be imported.
+    """
+    built_in = framework_of(framework).architectures
+    module_name, colon, attribute = built_in.get(arch, arch).partition(":")
+    if not colon or not module_name or not attribute:
+        raise UsageError(
+            f"unknown architecture {arch!r}; built in for {framework} are {', '.join(built_in)}; "
+            "any other is given as MODULE:FACTORY"
+        )
+    if str(Path.cwd()) not in sys.path:  # the user's own module lies where the command was typed
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise UsageError(f"architecture {arch!r}: cannot import {module_name!r}: {error}") from None
+    except AttributeError:
+        raise UsageError(f"architecture {arch!r}: module {module_name!r} has no {attribute!r}") from None
+    if not callable(factory):
+        raise UsageError(f"architecture {arch!r}: {attribute!r} is a {type(factory).__name__}, expected a function")
+    resolved: Callable[..., Any] = factory
+    return resolved
