@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from controller.lifecycle.graph import precision_of
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.importers import ImportedModel
+from controller.lifecycle.reference import FP32
 from controller.lifecycle.request import ImportRequest
-from controller.lifecycle.variants import FP32
 from runtime.datasets import Dataset, open_dataset
 from runtime.errors import DatasetError, UsageError
 from runtime.manifest import Preprocess, Task

@@ -26,7 +26,8 @@ from controller.lifecycle.golden import (
     synthetic_pictures,
     write_golden,
 )
-from controller.lifecycle.variants import Built, variant_of
+from controller.lifecycle.reference import Built
+from controller.lifecycle.variants import variant_of
 from runtime.artifact import Artifact
 from runtime.datasets import Dataset
 from runtime.manifest import (

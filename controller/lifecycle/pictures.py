@@ -18,10 +18,10 @@ from controller.lifecycle.graph import ImageInput, find_image_input
 from controller.lifecycle.heads import Facts, recognize
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.presets import PRESETS
+from controller.lifecycle.reference import can_embed
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
 from controller.lifecycle.suggest import likely_presets, makers_preprocess, sized
-from controller.lifecycle.variants import can_embed
 from runtime.errors import UsageError, VedetteError
 from runtime.manifest import Preprocess, Task
 

@@ -23,9 +23,10 @@ from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.labels import agreed_labels, read_names
 from controller.lifecycle.pictures import decided_preprocess, picture_input
 from controller.lifecycle.presets import resolve_preprocess
+from controller.lifecycle.reference import build_reference
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
-from controller.lifecycle.variants import BUILDERS, build_reference
+from controller.lifecycle.variants import BUILDERS
 from controller.registry.publish import publish
 from runtime.errors import UsageError
 from runtime.manifest import Manifest, Postprocess, Preprocess, Provenance

@@ -14,7 +14,8 @@ from controller.lifecycle import golden
 from controller.lifecycle.draft import Card, Draft
 from controller.lifecycle.footprint import peak_memory_mb
 from controller.lifecycle.importers import ImportedModel, load_source
-from controller.lifecycle.variants import FP32, Built, build_int8, build_reference
+from controller.lifecycle.reference import FP32, Built, build_reference
+from controller.lifecycle.variants import build_int8
 from runtime.artifact import Artifact
 from runtime.datasets import ArrayDataset
 from runtime.errors import UsageError
