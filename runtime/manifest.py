@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError, model_validator
 
 from runtime.errors import ArtifactError, ManifestError, ModelNotFoundError, UsageError
+from runtime.recipe import Frozen, Hog, Preprocess, Resize
 
 __all__ = [
     "CHUNK_SIZE",
@@ -27,6 +28,7 @@ __all__ = [
     "MODEL_NAME",
     "CustomOps",
     "Golden",
+    "Hog",
     "Manifest",
     "PinnedFile",
     "Postprocess",
@@ -43,7 +45,6 @@ __all__ = [
 
 MANIFEST_FILE = "manifest.json"
 CHUNK_SIZE = 262_144  # bytes; one MQTT message, below every broker's default limit
-MAX_EDGE = 16_384  # pixels; of what is fed to a model
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Model names are topic levels, file names and URL segments alike, hence so narrow."""
@@ -76,69 +77,19 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Metrics = Annotated[dict[str, float], AfterValidator(_sorted)]
 UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
-Grey = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Resize(_Frozen):
-    """How an image is brought to size before the crop.
-
-    ``shortest-edge`` scales the shorter side to *size*, keeping the aspect ratio; ``exact`` scales
-    to (height, width) regardless of it; ``letterbox`` scales the picture as large as fits into
-    (height, width), keeping the aspect ratio, and fills the rest with *pad*.
-    """
-
-    mode: Literal["shortest-edge", "exact", "letterbox"] = "shortest-edge"
-    size: Edge | tuple[Edge, Edge]  # pixels; (height, width) for `exact` and `letterbox`
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    antialias: bool = True
-    pad: Grey = 114  # `letterbox`: grey level of what the picture does not cover
-    anchor: Literal["center", "top-left"] = "center"  # `letterbox`: where the picture lies
-
-    @model_validator(mode="after")
-    def _size_fits_mode(self) -> Self:
-        if self.mode == "shortest-edge" and isinstance(self.size, tuple):
-            raise ValueError(f"mode 'shortest-edge' takes one size, not {self.size}")
-        return self
-
-
-class Preprocess(_Frozen):
-    """From upright RGB pixels to the model's input: ``(pixel * scale - mean) / std`` per channel."""
-
-    color: Literal["RGB", "BGR", "L"] = "RGB"
-    resize: Resize | None = None
-    crop: tuple[Edge, Edge] | None = None  # (height, width), centered
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    scale: float = 1.0
-    embedded: bool = False  # the graph takes uint8 NHWC RGB and normalizes itself
-    layout: Literal["NHWC", "NCHW"] | None = None  # None: found from the input's shape
-    background: tuple[Grey, Grey, Grey] = (255, 255, 255)  # RGB; what transparent pixels are composed on
-
-    @model_validator(mode="after")
-    def _channels_agree(self) -> Self:
-        channels = 1 if self.color == "L" else 3
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in {1, channels}:
-                raise ValueError(f"{name} has {len(values)} values, color {self.color} has {channels} channels")
-        if any(value == 0 for value in self.std) or self.scale == 0:
-            raise ValueError("std and scale must not be 0")
-        return self
-
-
-class Postprocess(_Frozen):
+class Postprocess(Frozen):
     """From the model's outputs to predictions.
 
     Every head (*kind*) reads the fields that it needs; `runtime.tasks` says which.
     """
 
     kind: str  # the head: a key of `runtime.tasks.HEADS`
-    outputs: dict[str, str] = {}  # by role, as the head calls it: the graph's output; empty: found by its shape
+    outputs: dict[str, str] = Field(
+        default_factory=dict
+    )  # by role, as the head calls it: the graph's output; empty: found by its shape
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     top_k: Annotated[int, Field(ge=1)] = 5
     multi_label: bool = False  # every class at or above the threshold is an answer, not only the best ones
@@ -163,7 +114,7 @@ class Postprocess(_Frozen):
             raise UsageError(f"postprocessing cannot be changed so: {describe_validation(error)}") from None
 
 
-class Tensor(_Frozen):
+class Tensor(Frozen):
     """One input or output of the graph; a string in *shape* is a dynamic dimension."""
 
     name: str
@@ -174,7 +125,7 @@ class Tensor(_Frozen):
         return f"{self.name} {self.dtype} {list(self.shape)}"
 
 
-class PinnedFile(_Frozen):
+class PinnedFile(Frozen):
     """A file of the artifact, pinned by size and SHA-256, as a whole and in chunks."""
 
     file: FileName
@@ -228,7 +179,7 @@ class PinnedFile(_Frozen):
             raise ArtifactError(f"{path} has SHA-256 {found}; the manifest pins {self.sha256}")
 
 
-class VariantRequires(_Frozen):
+class VariantRequires(Frozen):
     """What processor a variant is for; flags as /proc/cpuinfo names them, such as avx512_vnni or asimddp."""
 
     cpu_flags: tuple[str, ...] = ()  # all of these are needed
@@ -236,7 +187,7 @@ class VariantRequires(_Frozen):
     without_cpu_flags: tuple[str, ...] = ()  # a processor with one of these has a better variant
 
 
-class CustomOps(_Frozen):
+class CustomOps(Frozen):
     """A library of operators that the graphs use and ONNX Runtime does not have.
 
     Loading it runs its code: it is named by its path on the machine that runs the model, is no part
@@ -270,23 +221,23 @@ class Variant(PinnedFile):
     requires: VariantRequires = VariantRequires()
     tolerance: Annotated[float, Field(gt=0)] = 1e-3  # share of what an output ranges over: `runtime.comparison`
     unproven: bool = False
-    metrics: Metrics = {}
+    metrics: Metrics = Field(default_factory=dict)
 
 
 class Golden(PinnedFile):
     """Inputs and expected outputs, by which a device proves that it runs the model right (see `runtime.proving`)."""
 
 
-class RejectedVariant(_Frozen):
+class RejectedVariant(Frozen):
     """A variant that was built and did not earn its place, with the figures that say why."""
 
     id: str
     precision: str
     reason: str
-    metrics: Metrics = {}
+    metrics: Metrics = Field(default_factory=dict)
 
 
-class Requires(_Frozen):
+class Requires(Frozen):
     """What a device must have; checked before anything is downloaded."""
 
     ort: str = ">=1.22"
@@ -294,7 +245,7 @@ class Requires(_Frozen):
     disk_mb: Annotated[int, Field(ge=0)] = 0
 
 
-class Provenance(_Frozen):
+class Provenance(Frozen):
     """Where the model came from."""
 
     framework: str
@@ -304,7 +255,7 @@ class Provenance(_Frozen):
     git: str | None = None
 
 
-class Manifest(_Frozen):
+class Manifest(Frozen):
     """What a published model is."""
 
     manifest_schema: Literal[1] = Field(default=1, alias="schema")

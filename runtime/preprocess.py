@@ -6,6 +6,7 @@ Rules:
     * An embedded preprocessing leaves uint8 NHWC to the graph, which normalizes itself.
     * An integer input gets rounded and saturated values, as a quantized graph expects.
     * A channel of a pixel has 256 values: each is normalized once, and pictures look them up.
+    * Features are computed from the normalized pixels, in float32, and are what the graph takes instead of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from runtime.errors import ModelError
+from runtime.features import hog
 from runtime.inputs import image_axes
 from runtime.manifest import Preprocess, Tensor
 from runtime.placement import Placement
@@ -95,10 +97,23 @@ def _cast(values: npt.NDArray[np.float32], tensor: Tensor) -> Values:
 
 
 def _tables(preprocess: Preprocess, tensor: Tensor) -> Values:
-    """Return what each value of each channel becomes: (C, 256), in the type of *tensor*."""
+    """Return what each value of each channel becomes: (C, 256), in the type of *tensor*; float32 for features."""
     channels = 1 if preprocess.color == "L" else 3
-    every = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1)
-    return np.ascontiguousarray(_cast(normalize(every, preprocess), tensor).T)
+    normalized = normalize(np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1), preprocess)
+    values = normalized if preprocess.features is not None else _cast(normalized, tensor)
+    return np.ascontiguousarray(values.T)
+
+
+def _is_planar(preprocess: Preprocess, tensor: Tensor) -> bool:
+    """Whether *tensor* takes a plane for each channel, and not pixels."""
+    if preprocess.embedded or preprocess.features is not None:
+        return False
+    return (preprocess.layout or find_layout(tensor)) == "NCHW"
+
+
+def _check_features(tensor: Tensor) -> None:
+    if len(tensor.shape) != 2 or not tensor.dtype.startswith("float"):
+        raise ModelError(f"input {tensor} does not take features; expected floating point numbers [N, length]")
 
 
 def find_layout(tensor: Tensor) -> str:
@@ -128,12 +143,14 @@ class Preprocessor:
         """Compute what does not depend on the picture.
 
         Raises:
-            ModelError: The input has no type of numbers, or its layout is not clear.
+            ModelError: The input has no type of numbers, its layout is not clear, or it takes no features where
+                the manifest gives some.
         """
-        embedded = self.preprocess.embedded
-        planar = not embedded and (self.preprocess.layout or find_layout(self.tensor)) == "NCHW"
-        object.__setattr__(self, "_tables", None if embedded else _tables(self.preprocess, self.tensor))
-        object.__setattr__(self, "_planar", planar)
+        if self.preprocess.features is not None:
+            _check_features(self.tensor)
+        tables = None if self.preprocess.embedded else _tables(self.preprocess, self.tensor)
+        object.__setattr__(self, "_tables", tables)
+        object.__setattr__(self, "_planar", _is_planar(self.preprocess, self.tensor))
 
     def __call__(self, image: Pixels) -> Values:
         """Return the model input for *image*.
@@ -143,7 +160,7 @@ class Preprocessor:
 
         Returns:
             Without the batch dimension, contiguous: uint8 (H', W', C) if the normalization is embedded,
-            otherwise (H', W', C) or (C, H', W') in the input's dtype.
+            otherwise (H', W', C) or (C, H', W') in the input's dtype; features (length,) where there are some.
 
         Raises:
             ModelError: The manifest brings the picture to another size than the graph takes.
@@ -153,6 +170,8 @@ class Preprocessor:
         if self._tables is not None:
             planes = [_looked_up(table, ready[:, :, channel]) for channel, table in enumerate(self._tables)]
             ready = np.stack(planes, axis=0 if self._planar else -1)
+        if self.preprocess.features is not None:
+            ready = _cast(hog(ready[:, :, 0], self.preprocess.features), self.tensor)
         self._check(ready.shape)
         return np.ascontiguousarray(ready)
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.manifest import MAX_EDGE, Task
+from runtime.manifest import Task
+from runtime.recipe import MAX_EDGE
 
 __all__ = ["Facts", "class_names", "parse_literal", "parse_metadata"]
 
