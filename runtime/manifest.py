@@ -87,9 +87,7 @@ class Postprocess(Frozen):
     """
 
     kind: str  # the head: a key of `runtime.tasks.HEADS`
-    outputs: dict[str, str] = Field(
-        default_factory=dict
-    )  # by role, as the head calls it: the graph's output; empty: found by its shape
+    outputs: dict[str, str] = Field(default_factory=dict)  # by role: the graph's output; empty: found by its shape
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     top_k: Annotated[int, Field(ge=1)] = 5
     multi_label: bool = False  # every class at or above the threshold is an answer, not only the best ones
