@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from controller.lifecycle.calibrate import spread_images
+from controller.lifecycle.calibration.images import spread_images
 from controller.lifecycle.evaluate import evaluate, measure_latency, why_rejected
 from controller.lifecycle.footprint import peak_memory_mb
 from controller.lifecycle.golden import (

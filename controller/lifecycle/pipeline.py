@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from controller.lifecycle.calibrate import spread_images
+from controller.lifecycle.calibration.images import spread_images
 from controller.lifecycle.data import ImportData, find_data
 from controller.lifecycle.draft import Card, Draft
 from controller.lifecycle.golden import synthetic_pictures

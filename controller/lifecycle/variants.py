@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from controller.errors import ExportError
-from controller.lifecycle.calibrate import CALIBRATION_IMAGES, calibration_batches
+from controller.lifecycle.calibration.images import CALIBRATION_IMAGES, calibration_batches
 from controller.lifecycle.gate import check_graph
 from controller.lifecycle.graph import opset_of
 from controller.lifecycle.quantize import quantize_int8

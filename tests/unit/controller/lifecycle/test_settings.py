@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from controller.lifecycle.calibrate import calibration_batches, spread_images
+from controller.lifecycle.calibration.images import calibration_batches, spread_images
 from controller.lifecycle.evaluate import why_rejected
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.labelled import usable_rows

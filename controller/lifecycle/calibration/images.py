@@ -46,9 +46,21 @@ def spread_images(dataset: Dataset, limit: int = CALIBRATION_IMAGES) -> Iterator
 
 
 def calibration_batches(
-    dataset: Dataset, preprocessor: Preprocessor, batch_size: int, limit: int = CALIBRATION_IMAGES
+    dataset: Dataset,
+    preprocessor: Preprocessor,
+    batch_size: int,
+    limit: int = CALIBRATION_IMAGES,
+    *,
+    whole: bool = True,
 ) -> Iterator[npt.NDArray[Any]]:
-    """Yield whole batches of model inputs made from *dataset*.
+    """Yield batches of model inputs made from *dataset*.
+
+    Args:
+        dataset: Has the pictures.
+        preprocessor: Of the model.
+        batch_size: Pictures in a batch.
+        limit: Pictures in all.
+        whole: Leave the last pictures out if they make no whole batch.
 
     Raises:
         DatasetError: There are not enough usable images for one batch.
@@ -60,7 +72,9 @@ def calibration_batches(
         if len(batch) == batch_size:
             yield np.stack(batch)
             batch, yielded = [], True
+    if batch and not whole:
+        yield np.stack(batch)
+        yielded = True
     if not yielded:
-        raise DatasetError(
-            f"dataset {dataset.uri} has {len(batch)} usable images; calibration needs {batch_size} at least"
-        )
+        least = batch_size if whole else 1
+        raise DatasetError(f"dataset {dataset.uri} has {len(batch)} usable images; calibration needs {least} at least")
