@@ -1,7 +1,8 @@
 """Datasets: rows of images from Parquet, image folders, IDX, CIFAR's archive, and `digits`.
 
 A URI is a path, or the word ``digits``; a fragment chooses a split: ``digits#test``, ``mnist/#train``.
-The format is found out by looking, in the order of one table.
+The format is found out by looking, in the order of one table. A folder of images may have COCO's annotations, or masks
+beside it (`LABELLED_FOLDERS`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,25 @@ from pathlib import Path
 
 from runtime.datasets.base import ArrayDataset, Dataset, Row, Subset
 from runtime.datasets.cifar import is_cifar, open_cifar
+from runtime.datasets.coco import CocoDataset, annotations_in
 from runtime.datasets.digits import open_digits
-from runtime.datasets.folder import SPLIT_FOLDERS, FolderDataset, has_images
+from runtime.datasets.folder import IMAGE_SUFFIXES, SPLIT_FOLDERS, FolderDataset, has_images
 from runtime.datasets.idx import is_idx, open_idx
+from runtime.datasets.objects import Objects
+from runtime.datasets.pairs import PairsDataset, mask_folder
 from runtime.errors import DatasetError
 
-__all__ = ["ArrayDataset", "Dataset", "Row", "Subset", "open_dataset", "parquet_files", "split", "split_uri"]
+__all__ = [
+    "ArrayDataset",
+    "Dataset",
+    "Objects",
+    "Row",
+    "Subset",
+    "open_dataset",
+    "parquet_files",
+    "split",
+    "split_uri",
+]
 
 DIGITS = "digits"
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -66,13 +80,39 @@ def _splits_of(file: Path, root: Path) -> set[str]:
     return {*file.relative_to(root).parts[:-1], file.name.split("-")[0], file.stem}
 
 
+def _with_annotations(uri: str, directory: Path) -> Dataset | None:
+    annotations = annotations_in(directory)
+    return None if annotations is None else CocoDataset(uri, annotations)
+
+
+def _with_masks(uri: str, directory: Path) -> Dataset | None:
+    folders = mask_folder(directory, IMAGE_SUFFIXES)
+    return None if folders is None else PairsDataset(uri, *folders, IMAGE_SUFFIXES)
+
+
+LABELLED_FOLDERS: Sequence[Callable[[str, Path], Dataset | None]] = (_with_annotations, _with_masks)
+"""What a folder of images may be beside classes in sub-folders; ``None`` if it is not."""
+
+
 def _open_folder(request: _Request) -> Dataset:
+    directory = _split_folder(request)
+    found = (opened for opener in LABELLED_FOLDERS if (opened := opener(request.uri, directory)) is not None)
+    return next(found, None) or FolderDataset(request.uri, directory)
+
+
+def _split_folder(request: _Request) -> Path:
     if request.split is None:
-        return FolderDataset(request.uri, request.path)
+        return request.path
     for name in SPLIT_FOLDERS.get(request.split, (request.split,)):
         if (request.path / name).is_dir():
-            return FolderDataset(request.uri, request.path / name)
+            return request.path / name
     raise DatasetError(f"{request.uri}: {request.path} has no folder for the split {request.split!r}")
+
+
+def _open_coco(request: _Request) -> Dataset:
+    if request.split is not None:
+        raise DatasetError(f"{request.uri}: a file of annotations has no splits; name that of the split")
+    return CocoDataset(request.uri, request.path)
 
 
 def _open_idx(request: _Request) -> Dataset:
@@ -91,6 +131,7 @@ FORMATS: Sequence[tuple[str, Callable[[Path], bool], Callable[[_Request], Datase
     ("Parquet", lambda path: bool(parquet_files(path)), _open_parquet),
     ("IDX", _has_idx, _open_idx),
     ("CIFAR-10 archive", is_cifar, _open_cifar),
+    ("COCO annotations", lambda path: path.is_file() and path.suffix == ".json", _open_coco),
     ("image folder", lambda path: path.is_dir() and has_images(path), _open_folder),
 )
 

@@ -1,4 +1,4 @@
-"""What a dataset is: rows of images, with labels where there are some, readable from any row on.
+"""What a dataset is: rows of images, with what is known of them where there is something, readable from any row on.
 
 Rules:
     * A row knows the file and the number in it that it came from, so that any answer can be traced.
@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from runtime.datasets.objects import Objects
 from runtime.errors import DatasetError
 
 __all__ = ["ArrayDataset", "Dataset", "Row", "Subset", "file_fingerprint", "to_rgb"]
@@ -29,6 +30,8 @@ class Row:
     Attributes:
         image: Encoded bytes, uint8 pixels (H, W, 3) in RGB, or ``None`` where the dataset has none.
         label: Class index, if the dataset has labels.
+        objects: What is where in the image, if the dataset says.
+        mask: The encoded image whose pixels are the classes of this one's, if the dataset has it.
         source_file: The file that it came from.
         source_row: Its number in that file, from 0.
     """
@@ -37,6 +40,8 @@ class Row:
     label: int | None
     source_file: str
     source_row: int
+    objects: Objects | None = None
+    mask: bytes | None = None
 
 
 class Dataset(Protocol):
@@ -48,7 +53,7 @@ class Dataset(Protocol):
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The class names by index; ``None`` if there are no labels or they have no names."""
+        """The names of classes (of images or objects) by index; ``None`` if there are none."""
 
     @property
     def fingerprint(self) -> str:

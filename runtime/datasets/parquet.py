@@ -3,6 +3,8 @@
 Rules:
     * The image column is the one asked for, otherwise ``image``, otherwise the only one that can be.
     * It is binary, large_binary, or Hugging Face's ``struct<bytes, path>``.
+    * What is known of the images is in the column asked for, otherwise in the first of `LABEL_COLUMNS` that there is.
+      Its type says what it holds: integers are classes, a struct with ``bbox`` objects, images masks.
     * Row groups are streamed page by page, never read whole; checksums of pages are verified where
       there are some.
     * What is written has Hugging Face's layout and feature metadata, so that `datasets` reads it too;
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -26,11 +28,20 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from runtime.datasets.base import Dataset, Row, file_fingerprint
+from runtime.datasets.objects import Objects
 from runtime.errors import DatasetError
 from runtime.files import replacing
 
 __all__ = ["ParquetDataset", "find_image_column", "image_bytes", "label_names_of", "open_footer", "write_parquet"]
 
+LABEL_COLUMNS = ("label", "objects", "mask", "annotation", "segmentation")
+NAME_PATHS: Sequence[tuple[str, ...]] = (
+    (),
+    ("category", "feature"),
+    ("feature", "category"),
+    ("feature", "category", "feature"),
+)
+"""Where a column's feature has the names of its classes: of integers, of a struct of lists, of a list of structs."""
 READ_ROWS = 64  # rows of images in memory at a time
 READ_BUFFER = 1 << 20  # bytes
 ROW_GROUP_ROWS = 1000
@@ -96,9 +107,18 @@ def image_bytes(value: Any) -> bytes | None:
 def label_names_of(schema: Any, column: str) -> tuple[str, ...] | None:
     """Return the class names that Hugging Face's metadata gives for *column*, if it does."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[column]["names"]))
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
     except (KeyError, TypeError, ValueError):
+        return None
+    return next((names for path in NAME_PATHS if (names := _names_at(feature, path)) is not None), None)
+
+
+def _names_at(feature: Any, path: Sequence[str]) -> tuple[str, ...] | None:
+    try:
+        for key in path:
+            feature = feature[key]
+        return tuple(map(str, feature["names"]))
+    except (KeyError, TypeError):
         return None
 
 
@@ -118,12 +138,12 @@ class ParquetDataset:
 
     @cached_property
     def _columns(self) -> tuple[str, str | None]:
-        """The names of the image column and of the label column."""
-        image = find_image_column(self._first, self.image_column, str(self.files[0]))
-        label = self.label_column or ("label" if "label" in self._first.names else None)
-        if label is not None:
-            _check_label(self._first, label, self.files[0])
-        return image, label
+        """The names of the image column and of the column of labels."""
+        label = self.label_column or _find_label_column(self._first, self.image_column)
+        schema = self._first
+        if label is not None and _kind_of_labels(schema, label, self.files[0]) == "mask":
+            schema = schema.remove(schema.get_field_index(label))
+        return find_image_column(schema, self.image_column, str(self.files[0])), label
 
     @cached_property
     def _row_counts(self) -> tuple[int, ...]:
@@ -136,7 +156,7 @@ class ParquetDataset:
 
     @cached_property
     def label_names(self) -> tuple[str, ...] | None:
-        """The class names in Hugging Face's metadata, if there are some."""
+        """The names of classes (of images or objects) in Hugging Face's metadata, if there are some."""
         label = self._columns[1]
         return label_names_of(self._first, label) if label else None
 
@@ -162,7 +182,7 @@ class ParquetDataset:
         with open_footer(path) as file:
             find_image_column(file.schema_arrow, image, str(path))
             if label is not None:
-                _check_label(file.schema_arrow, label, path)
+                _kind_of_labels(file.schema_arrow, label, path)
             group_start = 0
             for group in range(file.num_row_groups):
                 group_rows = file.metadata.row_group(group).num_rows
@@ -177,12 +197,45 @@ def _row_count(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def _check_label(schema: Any, label: str, path: Path) -> None:
+def _holds_objects(kind: Any) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_struct(kind)) and {"bbox", "category"} <= {field.name for field in kind}
+
+
+LABELS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any, str], Mapping[str, Any]]]] = {
+    "label": (lambda kind: bool(pa.types.is_integer(kind)), lambda cell, _: {"label": cell}),
+    "objects": (_holds_objects, lambda cell, where: {"label": None, "objects": Objects.of_cell(cell, where)}),
+    "mask": (_holds_images, lambda cell, _: {"label": None, "mask": image_bytes(cell)}),
+}
+"""By what a column of labels holds: whether a type is of it, and the fields of the `Row` that a cell becomes."""
+
+
+def _find_label_column(schema: Any, image_column: str | None) -> str | None:
+    """Return the first of `LABEL_COLUMNS` in *schema* that holds labels, whatever ``label`` holds; ``None``: none."""
+    for name in LABEL_COLUMNS:
+        if name in schema.names and name != image_column:
+            kind = schema.field(name).type
+            if name == "label" or any(fits(kind) for fits, _ in LABELS.values()):
+                return name
+    return None
+
+
+def _kind_of_labels(schema: Any, label: str, path: Path) -> str:
+    """Return which of `LABELS` the column *label* holds.
+
+    Raises:
+        DatasetError: It is not there, or holds none of them.
+    """
     if label not in schema.names:
         raise DatasetError(f"{path} has no column {label!r}; its columns are: {', '.join(schema.names)}")
     kind = schema.field(label).type
-    if not pa.types.is_integer(kind):
-        raise DatasetError(f"{path}: label column {label!r} is {kind}; expected integers")
+    for name, (fits, _) in LABELS.items():
+        if fits(kind):
+            return name
+    raise DatasetError(
+        f"{path}: label column {label!r} is {kind}; expected integers, struct<bbox, category>, or images of masks"
+    )
 
 
 def _group_rows(
@@ -190,14 +243,20 @@ def _group_rows(
 ) -> Iterator[Row]:
     image, label = columns
     wanted = [name for name in columns if name]
+    read = LABELS[_kind_of_labels(file.schema_arrow, label, path)][1] if label else _no_label
     try:
         for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=wanted):
             labels = batch.column(label).to_pylist() if label else [None] * batch.num_rows
             for cell, value in zip(batch.column(image), labels, strict=True):
-                yield Row(image=image_bytes(cell.as_py()), label=value, source_file=str(path), source_row=number)
+                known = read(value, f"{path}, row {number}")
+                yield Row(image=image_bytes(cell.as_py()), source_file=str(path), source_row=number, **known)
                 number += 1
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path}, row group {group}: {' '.join(str(error).split())}") from None
+
+
+def _no_label(_: Any, __: str) -> Mapping[str, Any]:
+    return {"label": None}
 
 
 def _encoded(row: Row) -> bytes | None:

@@ -165,7 +165,9 @@ def test_an_empty_directory_is_said(tmp_path: Path) -> None:
 def test_a_directory_or_a_file_of_something_else_names_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     for place in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(DatasetError, match="one of: Parquet, IDX, CIFAR-10 archive, image folder, or the"):
+        with pytest.raises(
+            DatasetError, match="one of: Parquet, IDX, CIFAR-10 archive, COCO annotations, image folder"
+        ):
             open_dataset(str(place))
 
 
