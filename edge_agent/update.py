@@ -7,7 +7,8 @@
 Rules:
     * What cannot run here is refused before a byte of it is downloaded.
     * Candidates (variant, execution provider) are tried in order until one is proven; one whose proof
-      fails costs only itself.
+      fails costs only itself. Rivals that could be faster (`edge_agent.trials`) are then tried for a while; the
+      fastest serves, and nothing that happens to a rival fails the update.
     * A failure before SWITCH ends in DISCARD: the old runner never stopped. A failure from SWITCH on
       ends in ROLL_BACK: the old slot serves again. Neither can be followed by COMMIT.
     * An update ends committed or with exactly one `Problem`, never with both or neither.
@@ -20,17 +21,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypedDict
 
 from edge_agent.errors import FailureCode, UpdateError
-from runtime.choice import pairs
-from runtime.hardware import Machine
-from runtime.manifest import Manifest, Requires, Variant
+from edge_agent.trials import Candidate, Trial, fastest, rivals
+from runtime.manifest import Requires
 from runtime.proof import Proof
 from runtime.protocol.messages import Phase
-from runtime.providers import find
 
-__all__ = ["Action", "Candidate", "Capabilities", "Problem", "Update", "candidates", "check_requirements"]
+__all__ = ["Action", "Capabilities", "Problem", "Update", "check_requirements"]
 
 
 class Action(StrEnum):
@@ -71,19 +70,16 @@ _FOLLOWING: Final[Mapping[Action, Action]] = {
     Action.DISCARD: Action.DONE,
     Action.ROLL_BACK: Action.DONE,
 }
+_TRYING: Final = frozenset({Action.DOWNLOAD, Action.VERIFY, Action.PROVE})
 _SWITCHED: Final = frozenset({Action.SWITCH, Action.OBSERVE, Action.COMMIT})
 _CLEANING: Final = frozenset({Action.DISCARD, Action.ROLL_BACK})
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A variant on an execution provider that it is meant for."""
+class _Next(TypedDict):
+    """The fields of an `Update` that say what comes next."""
 
-    variant: str
-    provider: str  # reference
-
-    def __str__(self) -> str:
-        return f"{self.variant} on {self.provider}"
+    action: Action
+    candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +106,9 @@ class Update:
     """Where an update stands. The transitions return a new one."""
 
     action: Action = Action.FETCH_MANIFEST
-    candidates: tuple[Candidate, ...] = ()  # left to try, the one under way first
-    refused: tuple[str, ...] = ()  # why each candidate before it was not taken
+    candidates: tuple[Candidate, ...] = ()  # left to try, the one under way first; the chosen one from START on
+    trials: tuple[Trial, ...] = ()  # candidates that were proven
+    refused: tuple[str, ...] = ()  # why each candidate that was not proven is not taken
     fallback: str = ""  # why the proven candidate is not on the provider that this machine prefers
     problem: Problem | None = None
 
@@ -132,6 +129,11 @@ class Update:
         """Whether the link may have been moved, so that only a roll-back leads back."""
         return self.action in _SWITCHED
 
+    @property
+    def trying_rivals(self) -> bool:
+        """Whether what is under way could be faster than what is proven already."""
+        return bool(self.trials) and self.action in _TRYING
+
     def planned(self, chosen: Sequence[Candidate]) -> Update:
         """The manifest is here and names the candidates *chosen*."""
         if not chosen:
@@ -142,14 +144,19 @@ class Update:
         """The action was done."""
         return replace(self, action=_FOLLOWING[self.action])
 
-    def proven(self, fallback: str) -> Update:
-        """The candidate passed its proof; *fallback* says why it is not on the preferred provider."""
-        return replace(self.succeeded(), fallback=fallback)
+    def proven(self, latency_ms: float | None = None) -> Update:
+        """The candidate passed its proof, and takes *latency_ms* for an image."""
+        trials = (*self.trials, Trial(self.candidate, latency_ms))
+        return replace(self, trials=trials, **_after(self.candidates[1:], trials))
 
     def failed(self, code: FailureCode, message: str) -> Update:
         """The action failed for good, or the next candidate's turn has come."""
         if self.action in _CLEANING:  # it failed already; what cleaning adds is not the cause
             return replace(self, action=Action.DONE)
+        if self.trying_rivals:
+            refused = (*self.refused, f"{self.candidate}: {message}")
+            rest = self.candidates[1:] if code == "proof" else ()  # no time, no connection, no disk for another
+            return replace(self, refused=refused, **_after(rest, self.trials))
         if self.action is Action.PROVE and code == "proof":
             return self._refuse(message)
         following = Action.ROLL_BACK if self.switched else Action.DISCARD
@@ -164,18 +171,11 @@ class Update:
         return replace(self, action=Action.DISCARD, candidates=(), refused=refused, problem=problem)
 
 
-def candidates(manifest: Manifest, providers: Sequence[str], machine: Machine) -> tuple[Candidate, ...]:
-    """Return what may serve *manifest* on *machine*, best first.
-
-    The device's preference among *providers* (references) counts first; on one provider the variant with
-    the lowest published latency, and fp32 last: it is what everything else was made to be better than.
-    """
-
-    def order(variant: Variant) -> tuple[bool, float]:
-        return variant.precision == "fp32", variant.metrics.get("latency_ms", float("inf"))
-
-    tried, _ = pairs(sorted(manifest.variants, key=order), [find(provider) for provider in providers], machine)
-    return tuple(Candidate(pair.variant, pair.provider.reference) for pair in tried)
+def _after(rest: Sequence[Candidate], trials: Sequence[Trial]) -> _Next:
+    """Return what follows a trial when something is proven: a rival in *rest*, or the fastest of *trials*."""
+    if left := rivals(rest, trials):
+        return {"action": Action.DOWNLOAD, "candidates": left}
+    return {"action": Action.START, "candidates": (fastest(trials),)}
 
 
 def check_requirements(requires: Requires, have: Capabilities, needed_mb: int = 0) -> None:

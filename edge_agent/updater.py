@@ -5,6 +5,8 @@ Rules:
     * The standby slot is emptied only when everything for its successor is on the disk.
     * Cancelled at any point, the device is left with the old slot active and no second runner, unless
       the commit had happened.
+    * Rivals of what is proven already are tried for `_RIVALS` seconds at most, and for half of what is left until the
+      deadline. What was not chosen is deleted before START.
     * No error gets out of `Updater.run`: an update fails, a device does not.
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -27,7 +29,8 @@ from edge_agent.probation import Rules, Seen, passed
 from edge_agent.process import RunnerProcess
 from edge_agent.slots import Slots
 from edge_agent.supervisor import Supervisor, Totals
-from edge_agent.update import Action, Capabilities, Problem, Update, candidates, check_requirements
+from edge_agent.trials import candidates, variant_proofs
+from edge_agent.update import Action, Capabilities, Problem, Update, check_requirements
 from runtime.artifact import Artifact
 from runtime.choice import fallback
 from runtime.errors import VedetteError
@@ -40,6 +43,7 @@ from runtime.protocol.messages import MAX_MESSAGE, Assignment, ModelState
 __all__ = ["Parts", "Updater"]
 
 _log = structlog.get_logger("vedette.agent.update")
+_RIVALS = 300.0  # seconds in which rivals of a proven variant are fetched and measured
 _POLL = 0.1  # seconds between two looks at a model on probation
 _RESTORE = 30.0  # seconds that a roll-back waits for the old model to serve before it reports
 
@@ -73,6 +77,7 @@ class Updater:
         self._runner: RunnerProcess | None = None  # warm, not serving yet
         self._provider_proofs: tuple[Proof, ...] = ()  # with the probe artifact
         self._proofs: list[Proof] = []  # of the candidates so far
+        self._rivals_until: float | None = None  # the loop's time
         self._totals_before = Totals()  # the switch
         self._crashes_before = 0
         self._steps: dict[Action, Callable[[Update], Awaitable[Update]]] = {
@@ -119,7 +124,8 @@ class Updater:
             return update.failed(error.code, str(error))
         except OSError as error:
             if limit.expired():
-                return update.failed("deadline", f"not done by {self._assignment.deadline}: still at '{update.action}'")
+                late = "not measured in time" if update.trying_rivals else f"not done by {self._assignment.deadline}"
+                return update.failed("deadline", f"{late}: still at '{update.action}'")
             full = error.errno == errno.ENOSPC
             code: FailureCode = "requirements" if full else "internal"
             return update.failed(code, f"no space left on the device: {error}" if full else str(error))
@@ -130,6 +136,12 @@ class Updater:
             return update.failed("internal", f"{type(error).__name__}: {error}")
 
     def _seconds_left(self, update: Update) -> float | None:
+        """Return the seconds that the action may take; None: any."""
+        if update.trying_rivals and self._rivals_until is not None:
+            return max(0.0, self._rivals_until - asyncio.get_running_loop().time())
+        return self._until_deadline(update)
+
+    def _until_deadline(self, update: Update) -> float | None:
         """Return the seconds until the deadline, which counts only while the old model serves."""
         deadline = self._assignment.deadline
         if deadline is None or update.switched or update.problem is not None:
@@ -182,14 +194,24 @@ class Updater:
         if not proof.passed:
             return update.failed("proof", proof.reason)
         _log.info("proven", candidate=str(candidate), max_abs=proof.max_abs, latency_ms=proof.latency_ms)
-        return update.proven(self._fallback(proof))
+        if self._rivals_until is None:
+            left = self._until_deadline(update)
+            seconds = _RIVALS if left is None else min(_RIVALS, left / 2)
+            self._rivals_until = asyncio.get_running_loop().time() + seconds
+        return update.proven(proof.latency_ms)
 
-    def _fallback(self, chosen: Proof) -> str:
+    def _fallback(self, update: Update) -> str:
         """Return why this machine's preferred provider does not run the model; empty if it does."""
+        serves = update.candidate.variant, update.candidate.provider
+        chosen = next(proof for proof in self._proofs if (proof.variant, proof.reference) == serves)
         refused = [proof for proof in self._provider_proofs if not proof.passed]
         return fallback(this_machine(), chosen, [*refused, *self._proofs]) or ""
 
     async def _start(self, update: Update) -> Update:
+        update = replace(update, fallback=self._fallback(update))
+        for variant in self._known().variants:
+            if variant.id != update.candidate.variant:
+                (self._filled() / variant.file).unlink(missing_ok=True)
         self._runner = await self._parts.supervisor.prepare(self._filled(), self._model(update))
         return update.succeeded()
 
@@ -245,11 +267,13 @@ class Updater:
 
     def _wanted(self, update: Update) -> Iterator[PinnedFile]:
         """Yield the files that the candidate needs."""
-        manifest = self._manifest
-        if manifest is None:
+        yield self._known().golden
+        yield self._known().variant(update.candidate.variant)
+
+    def _known(self) -> Manifest:
+        if self._manifest is None:
             raise RuntimeError("DOWNLOAD before FETCH_MANIFEST")
-        yield manifest.golden
-        yield manifest.variant(update.candidate.variant)
+        return self._manifest
 
     def _filled(self) -> Path:
         if self._root is None:
@@ -264,6 +288,7 @@ class Updater:
             variant=update.candidate.variant,
             provider=update.candidate.provider,
             fallback=update.fallback,
+            proofs=variant_proofs(self._known(), self._proofs, this_machine().device_class),
         )
 
     def _harvest(self, wanted: set[str]) -> int:

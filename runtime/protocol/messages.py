@@ -33,6 +33,7 @@ __all__ = [
     "Sample",
     "Status",
     "Telemetry",
+    "VariantProof",
 ]
 
 MAX_MESSAGE = 262_144  # bytes of JSON
@@ -104,6 +105,25 @@ class Assignment(Message):
         return f"{self.model}@{self.version}"
 
 
+class VariantProof(Message):
+    """What came of a variant, unproven when it was published, on a device of its class."""
+
+    variant: str
+    provider: str  # NAME, or NAME:DEVICE
+    device_class: str  # a `runtime.hardware.DeviceClass`
+    passed: bool
+    reason: str  # why it passed or did not
+    latency_ms: float | None = None  # median, batch of one
+    fp32_latency_ms: float | None = None  # the same of fp32 on the same provider of the same device
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as fp32 it is there; ``None``: one of both was not measured."""
+        if not self.latency_ms or self.fp32_latency_ms is None:
+            return None
+        return self.fp32_latency_ms / self.latency_ms
+
+
 class ModelState(Message):
     """A model that a device has in a slot."""
 
@@ -113,6 +133,7 @@ class ModelState(Message):
     variant: str
     provider: str  # execution provider that was proven for it: NAME, or NAME:DEVICE
     fallback: str = ""  # why it is not the provider that the device prefers; empty if it is
+    proofs: tuple[VariantProof, ...] = ()  # of its unproven variants, those that are for this device
 
 
 class Failure(Message):

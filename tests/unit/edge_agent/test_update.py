@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import UpdateError
-from edge_agent.update import Action, Candidate, Capabilities, Update, candidates, check_requirements
-from runtime.hardware import this_machine
-from runtime.manifest import Requires, VariantRequires
+from edge_agent.trials import Candidate
+from edge_agent.update import Action, Capabilities, Update, check_requirements
+from runtime.manifest import Requires
 from runtime.protocol.messages import Phase
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -32,6 +30,8 @@ def run(outcomes: list[bool], choices: int) -> list[tuple[Action, bool, Update]]
             update = update.failed("proof" if action is Action.PROVE else "internal", "it went wrong")
         elif action is Action.FETCH_MANIFEST:
             update = update.planned(chosen)
+        elif action is Action.PROVE:
+            update = update.proven()
         else:
             update = update.succeeded()
         trace.append((action, good, update))
@@ -68,6 +68,50 @@ def test_the_laws_hold_whatever_fails(outcomes, choices):
         assert len(after.refused) == position
 
 
+RIVALS = (
+    Candidate("int8", CPU),
+    Candidate("fp32", CPU, is_reference=True),
+    Candidate("s8s8", CPU, unproven=True),
+    Candidate("fp16", CPU, unproven=True),
+)
+
+
+def tried(update: Update, latency: float) -> Update:
+    """Download, verify and prove what is under way."""
+    assert update.action is Action.DOWNLOAD
+    return update.succeeded().succeeded().proven(latency)
+
+
+def test_rivals_of_what_is_proven_are_tried_and_the_fastest_serves():
+    update = tried(Update().planned(RIVALS), 3.0)
+    assert update.candidate == RIVALS[2]
+    update = tried(update, 2.0)
+    assert update.candidate == RIVALS[3]
+    update = tried(update, 2.5)
+    assert update.candidate == RIVALS[1]  # what both are compared with
+    update = tried(update, 9.0)
+    assert (update.action, update.candidate) == (Action.START, RIVALS[2])
+
+
+@pytest.mark.parametrize(
+    ("code", "on", "next_is"),
+    [
+        ("proof", Action.PROVE, (Action.DOWNLOAD, "fp16")),
+        ("download", Action.DOWNLOAD, (Action.START, "int8")),
+        ("deadline", Action.PROVE, (Action.START, "int8")),
+        ("requirements", Action.VERIFY, (Action.START, "int8")),
+    ],
+)
+def test_nothing_that_happens_to_a_rival_fails_the_update(code, on, next_is):
+    update = tried(Update().planned(RIVALS), 3.0)
+    while update.action is not on:
+        update = update.succeeded()
+    update = update.failed(code, "so it went")
+    assert (update.action, update.candidate.variant) == next_is
+    assert update.problem is None
+    assert update.refused == (f"s8s8 on {CPU}: so it went",)
+
+
 def test_when_every_proof_fails_all_reasons_are_named():
     update = Update().planned([Candidate("int8", CUDA), Candidate("fp32", CPU)])
     for reason in ("output differs by 3", "driver too old"):
@@ -92,43 +136,6 @@ def test_what_cleaning_up_adds_does_not_hide_the_cause():
 def test_a_model_for_other_devices_only_is_refused_before_a_download():
     update = Update().planned([])
     assert (update.action, update.problem.code) == (Action.DISCARD, "requirements")
-
-
-def test_the_preferred_provider_comes_first_then_the_fastest_variant_and_fp32_last(manifest):
-    made = manifest(
-        ("fp32", "fp32", 1.0, ("*",)),
-        ("fp16", "fp16", 2.0, (CUDA,)),
-        ("int8-slow", "int8", 9.0, ("*",)),
-        ("int8", "int8", 3.0, ("*",)),
-        ("int8-unmeasured", "int8", None, (CPU,)),
-    )
-    assert [str(candidate) for candidate in candidates(made, [CUDA, CPU], this_machine())] == [
-        f"fp16 on {CUDA}",
-        f"int8 on {CUDA}",
-        f"int8-slow on {CUDA}",
-        f"fp32 on {CUDA}",
-        f"int8 on {CPU}",
-        f"int8-slow on {CPU}",
-        f"int8-unmeasured on {CPU}",
-        f"fp32 on {CPU}",
-    ]
-
-
-def test_a_variant_for_another_processor_is_no_candidate_on_the_cpu(manifest):
-    made = manifest(("fp32", "fp32", 1.0, ("*",)), ("int8", "int8", 0.5, ("*",)))
-    demanding = made.variants[1].model_copy(update={"requires": VariantRequires(cpu_flags=("avx512_vnni",))})
-    made = made.model_copy(update={"variants": (made.variants[0], demanding)})
-    able = replace(this_machine(), cpu_flags=frozenset({"avx512_vnni"}))
-    unable = replace(this_machine(), cpu_flags=frozenset({"avx2"}))
-    assert [c.variant for c in candidates(made, [CPU], able)] == ["int8", "fp32"]
-    assert [c.variant for c in candidates(made, [CPU], unable)] == ["fp32"]
-    assert [c.variant for c in candidates(made, [CUDA], unable)] == ["int8", "fp32"]  # the GPU has its own
-
-
-def test_a_candidate_names_the_device_of_its_provider(manifest):
-    made = manifest(("fp32", "fp32", 1.0, ("OpenVINOExecutionProvider",)))
-    found = candidates(made, ["OpenVINOExecutionProvider:GPU", CPU], this_machine())
-    assert [str(candidate) for candidate in found] == ["fp32 on OpenVINOExecutionProvider:GPU"]
 
 
 HAVE = Capabilities(ort="1.32.0", memory_mb=1000, disk_mb=100, providers=(CPU,))

@@ -36,6 +36,7 @@ class World:
     blobs: dict[str, bytes] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # variant: why its proof fails
+    latency: dict[str, float] = field(default_factory=dict)  # variant: milliseconds, in its proof
     hang_at: str = ""  # fetch | prove | start | serve | observe
     runner_fails: bool = False
     errors_on_probation: int = 0
@@ -136,7 +137,9 @@ class Device:
         assert (root / f"model.{variant}.onnx").exists()
         assert (root / "golden.npz").exists()
         reason = self.world.refused.get(variant)
-        return Proof(variant=variant, provider=provider, passed=reason is None, reason=reason or "it matched")
+        latency = self.world.latency.get(variant)
+        why = reason or "it matched"
+        return Proof(variant=variant, provider=provider, passed=reason is None, reason=why, latency_ms=latency)
 
     async def _capabilities(self) -> Capabilities:
         return Capabilities(
@@ -206,6 +209,59 @@ async def test_a_variant_that_fails_its_proof_gives_way_to_the_next(device, desi
     device.world.refused = {"int8": "it saturates"}
     assert await device.updater(desired(1, "fp32", "int8")).run() is None
     assert device.slots.active.model.variant == "fp32"
+
+
+@pytest.fixture
+def promised(device, manifest, assignment):
+    """Publish a version with fp32, int8 and the unproven s8s8, and return an assignment to it."""
+
+    def make(**more):
+        chosen = [("fp32", "fp32", 9.0, ("*",)), ("int8", "int8", 3.0, ("*",)), ("s8s8", "int8", None, ("*",))]
+        made = manifest(*chosen)
+        last = made.variants[2].model_copy(update={"unproven": True})
+        made = made.model_copy(update={"variants": (*made.variants[:2], last)})
+        device.publish(made)
+        size, config = len(made.to_bytes()), {"probation_seconds": "0"}
+        return assignment(1, 1, manifest_sha256=made.digest, manifest_size=size, config=config, **more)
+
+    return make
+
+
+@pytest.mark.parametrize(("unproven_ms", "serves"), [(2.0, "s8s8"), (4.0, "int8")])
+async def test_an_unproven_variant_is_measured_told_of_and_serves_if_it_is_faster(
+    device, promised, unproven_ms, serves
+):
+    device.world.latency = {"int8": 3.0, "s8s8": unproven_ms, "fp32": 8.0}
+    assert await device.updater(promised()).run() is None
+    model = device.slots.active.model
+    assert model.variant == serves
+    (told,) = model.proofs
+    assert (told.variant, told.passed, told.speedup) == ("s8s8", True, 8.0 / unproven_ms)
+    files = {path.name for path in device.slots.active.path.glob("*.onnx")}
+    assert files == {f"model.{serves}.onnx"}  # what was only measured is not kept
+
+
+async def test_a_rival_that_cannot_be_fetched_costs_only_itself(device, promised):
+    device.world.latency = {"int8": 3.0}
+    assigned = promised()
+    del device.world.blobs[hashlib.sha256(b"model.s8s8.onnx").hexdigest()]
+    assert await device.updater(assigned).run() is None
+    assert device.slots.active.model.variant == "int8"
+
+
+async def test_a_rival_that_hangs_is_given_up_before_the_deadline(device, promised, monkeypatch):
+    device.world.latency = {"int8": 3.0}
+    prove = device.parts.prove
+
+    async def prove_or_hang(root, variant, provider):
+        if variant == "s8s8":
+            await asyncio.sleep(3600)
+        return await prove(root, variant, provider)
+
+    monkeypatch.setattr("edge_agent.updater._RIVALS", 0.2)
+    updater = Updater(replace(device.parts, prove=prove_or_hang), promised(), lambda _: None)
+    assert await updater.run() is None
+    assert device.slots.active.model.variant == "int8"
 
 
 @pytest.mark.parametrize(
