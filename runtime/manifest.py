@@ -251,6 +251,7 @@ class Provenance(Frozen):
     source_sha256: str | None = None
     dataset: str | None = None
     git: str | None = None
+    route: str | None = None  # by which its framework brought it to ONNX; None: it came as ONNX
 
 
 class Manifest(Frozen):

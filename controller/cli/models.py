@@ -81,9 +81,26 @@ def model() -> None:
 store_option = click.option("--store", metavar="URI", help="Artifact store.  [default: under VEDETTE_HOME]")
 
 
+def _image_size(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Return the (height, width) that ``224`` or ``224x320`` means."""
+    if text is None:
+        return None
+    height, _x, width = text.partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no size; expected pixels as in 224, or height x width as in 224x320"
+        ) from None
+
+
 @model.command(name="import")
 @click.argument("source")
 @click.option("--name", required=True, help="Of the model: lowercase letters, digits, '-' and '_'.")
+@click.option("--weights", type=click.Path(path_type=Path), help="State dict for MODULE:FACTORY: .pth, .safetensors.")
+@click.option("--classes", type=int, help="Number of classes, for MODULE:FACTORY.")
+@click.option("--image-size", metavar="N|HxW", callback=_image_size, help="Of a source that does not say, pixels.")
+@click.option("--importer-python", type=click.Path(path_type=Path), help="Interpreter that has SOURCE's framework.")
 @click.option("--task", metavar="TASK", help=f"{', '.join(get_args(Task))}.  [default: as the source says]")
 @click.option("--head", metavar="KIND", help="In which way it answers: yolov8, detr, ...  [default: recognized]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names: one a line, numbered lines, or JSON.")
@@ -103,7 +120,11 @@ store_option = click.option("--store", metavar="URI", help="Artifact store.  [de
 @store_option
 @json_option
 def import_command(*, as_json: bool, store: str | None, precision: str | None, **options: Any) -> None:
-    """Bring SOURCE (a training run or an .onnx file) through the gate, and publish it.
+    """Bring SOURCE through the gate, and publish it.
+
+    SOURCE is a training run, an .onnx file, MODULE:FACTORY, a .pt2 file or TorchScript; docs/import.md lists all.
+    What is not ONNX is opened in a process of its own, by the interpreter that --importer-python names, or else
+    VEDETTE_IMPORTER_PYTHON, or by this one.
 
     How the model answers is recognized from its outputs, from a run, and from what the file says of itself;
     the notes say what was recognized. What is not certain is refused.

@@ -21,7 +21,7 @@ from runtime.errors import UsageError
 from runtime.manifest import Preprocess, Resize
 from runtime.preprocess import normalize
 
-__all__ = ["Say", "Suggestion", "complete"]
+__all__ = ["Say", "Suggestion", "complete", "size_after"]
 
 Say = Callable[[str], object]
 """Takes a note for the person who imports."""
@@ -98,7 +98,7 @@ def _in_size(preprocess: Preprocess, found: ImageInput, say: Say) -> Preprocess:
     wanted = (found.height, found.width)
     if preprocess.resize is None and preprocess.crop is None:
         return _resized_to_graph(preprocess, found)
-    leads_to = _size_after(preprocess)
+    leads_to = size_after(preprocess)
     misses = any(isinstance(edge, int) and edge != ours for edge, ours in zip(wanted, leads_to, strict=True))
     if not misses:
         return preprocess
@@ -135,7 +135,7 @@ def _times(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _size_after(preprocess: Preprocess) -> tuple[int | None, int | None]:
+def size_after(preprocess: Preprocess) -> tuple[int | None, int | None]:
     """Return the (height, width) that every picture ends with; ``None`` where it depends on the picture."""
     if preprocess.crop is not None:
         return preprocess.crop

@@ -4,6 +4,7 @@ Rules:
     * What can be refused without running the model is refused before it is loaded.
     * Everything is built in a temporary directory; the store sees a finished artifact or nothing.
     * Figures come from the draft itself, an artifact like any other, through the predictor.
+    * A source of several routes to ONNX takes the first that passes the gate; the manifest says which.
     * What was recognized, assumed or not done is said in the report's notes.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controller.errors import ExportError
 from controller.lifecycle.calibration.images import spread_images
 from controller.lifecycle.data import ImportData, find_data
 from controller.lifecycle.draft import Card, Draft
@@ -23,7 +25,7 @@ from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.labels import agreed_labels, read_names
 from controller.lifecycle.pictures import decided_preprocess, picture_input
 from controller.lifecycle.presets import resolve_preprocess
-from controller.lifecycle.reference import build_reference
+from controller.lifecycle.reference import Built, build_reference
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
 from controller.lifecycle.variants import BUILDERS
@@ -74,7 +76,42 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
         OSError: The disk is full, or the store cannot be written.
     """
     given = _Given.of(request)
-    imported = load_source(request.source, request.pinned_custom_ops())
+    job = request.job(given.preprocess)
+    with (
+        load_source(request.source, request.pinned_custom_ops(), job, request.importer_python) as source,
+        tempfile.TemporaryDirectory(prefix="vedette-import-") as scratch,
+    ):
+        plan, reference = _through_the_gate(request, source, given, Path(scratch))
+        manifest = _built(reference, plan, Path(scratch), request.max_drop)
+        rejected = [f"{one.id} was rejected: {one.reason}" for one in manifest.rejected]
+        return ImportReport(publish(store, Path(scratch), manifest), (*plan.notes, *rejected))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is to be built around a source, as it was converted."""
+
+    preprocess: Preprocess
+    data: ImportData
+    card: Card
+    notes: tuple[str, ...]
+
+
+def _through_the_gate(
+    request: ImportRequest, source: ImportedModel, given: _Given, directory: Path
+) -> tuple[_Plan, Built]:
+    """Build the reference variant from *source*, by the first of its routes that passes the gate."""
+    imported = source
+    while True:
+        plan = _plan(request, imported, given)
+        try:
+            return plan, build_reference(imported, plan.preprocess, directory)
+        except ExportError as error:
+            imported = imported.by_next_route(error)
+
+
+def _plan(request: ImportRequest, imported: ImportedModel, given: _Given) -> _Plan:
+    """Find out what *imported* is, and decide how it is prepared, built, judged and described."""
     facts = _facts(imported)
     task = request.decided_task(imported.task or facts.task, facts.foreign_task)
     data = find_data(request, imported, task)
@@ -83,20 +120,26 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
     evidence = _evidence(request, imported, preprocess, facts, data, given)
     recognized = recognize(evidence, task, head=request.head, names_given=given.labels is not None)
     labels, note = agreed_labels(recognized.classes, given.labels, facts.labels)
-    card = Card(
-        name=request.name,
-        task=task,
-        labels=labels,
-        postprocess=_postprocess(request, recognized, labels, given.keypoints),
-        provenance=_provenance(imported),
+    unnamed = [note] if note and recognized.postprocess.kind not in CLASSLESS else []
+    return _Plan(
+        preprocess=preprocess,
+        data=data,
+        card=Card(
+            name=request.name,
+            task=task,
+            labels=labels,
+            postprocess=_postprocess(request, recognized, labels, given.keypoints),
+            provenance=_provenance(imported),
+        ),
+        notes=(*_converted(imported), recognized.said, *recognized.notes, *notes, *unnamed, *data.notes),
     )
-    with tempfile.TemporaryDirectory(prefix="vedette-import-") as scratch:
-        directory = Path(scratch)
-        manifest = _built(imported, preprocess, data, card, directory, request.max_drop)
-        rejected = [f"{one.id} was rejected: {one.reason}" for one in manifest.rejected]
-        unnamed = [note] if note and recognized.postprocess.kind not in CLASSLESS else []
-        all_notes = (recognized.said, *recognized.notes, *notes, *unnamed, *data.notes, *rejected)
-        return ImportReport(publish(store, directory, manifest), all_notes)
+
+
+def _converted(imported: ImportedModel) -> tuple[str, ...]:
+    """Return what is to be said of the source, and of the way that it came to ONNX."""
+    refused = [f"route {route} to ONNX was not taken: {why}" for route, why in imported.refused.items()]
+    taken = [f"converted to ONNX by route {imported.route}"] if imported.route is not None else []
+    return (*imported.notes, *refused, *taken)
 
 
 def _facts(imported: ImportedModel) -> Facts:
@@ -136,14 +179,12 @@ def _postprocess(
     return request.changed(postprocess)
 
 
-def _built(
-    imported: ImportedModel, preprocess: Preprocess, data: ImportData, card: Card, directory: Path, max_drop: float
-) -> Manifest:
+def _built(reference: Built, plan: _Plan, directory: Path, max_drop: float) -> Manifest:
     """Build all variants of the model in *directory*, and return its manifest without those that were rejected."""
-    reference = build_reference(imported, preprocess, directory)
+    data = plan.data
     others = {p: BUILDERS[p].build(reference, data.calibration, directory) for p in data.precisions}
     draft = Draft.of(directory, reference, others, data.pictures)
-    return draft.judged(draft.manifest(card), data.evaluation, max_drop)
+    return draft.judged(draft.manifest(plan.card), data.evaluation, max_drop)
 
 
 def _provenance(imported: ImportedModel) -> Provenance:
@@ -153,4 +194,5 @@ def _provenance(imported: ImportedModel) -> Provenance:
         source_sha256=imported.source_sha256,
         dataset=imported.dataset,
         git=imported.git,
+        route=imported.route,
     )

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from controller.lifecycle.fitting import size_after
+from controller.lifecycle.importers.source import Job
 from controller.lifecycle.variants import check_precisions
 from runtime.errors import UsageError
 from runtime.files import hash_file
-from runtime.manifest import MODEL_NAME, CustomOps, Postprocess, Task
+from runtime.manifest import MODEL_NAME, CustomOps, Postprocess, Preprocess, Task
 from runtime.tasks import HEADS
 
 __all__ = ["ImportRequest"]
@@ -20,8 +22,12 @@ class ImportRequest:
     """What was asked of an import; ``None`` means: found out, or not at all where nothing says.
 
     Attributes:
-        source: A training run or an ONNX file.
+        source: As `controller.lifecycle.importers.IMPORTERS` lists them.
         name: Of the model.
+        weights: File with the weights for what a factory makes.
+        classes: Number of classes for a factory.
+        image_size: (height, width) of the pictures that a source takes which does not say, pixels.
+        importer_python: Interpreter that has the source's framework.
         task: One of the five.
         head: A key of `runtime.tasks.HEADS`; it says the task, too.
         labels: File with the names of the classes.
@@ -42,6 +48,10 @@ class ImportRequest:
 
     source: str
     name: str
+    weights: Path | None = None
+    classes: int | None = None
+    image_size: tuple[int, int] | None = None
+    importer_python: Path | None = None
     task: str | None = None
     head: str | None = None
     labels: Path | None = None
@@ -68,6 +78,10 @@ class ImportRequest:
         activations = get_args(Postprocess.model_fields["activation"].annotation)
         if self.activation not in {None, *activations}:
             raise UsageError(f"activation {self.activation!r} is not known; expected {', '.join(activations)}")
+        if self.classes is not None and self.classes < 1:
+            raise UsageError(f"--classes is {self.classes}; expected 1 or more")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise UsageError(f"--image-size is {self.image_size[0]}x{self.image_size[1]}; expected 1 pixel or more")
         if not self.max_drop >= 0:
             raise UsageError(f"--max-drop is {self.max_drop}; expected 0 or more percentage points")
         for option, value in (("--score-threshold", self.score_threshold), ("--iou-threshold", self.iou_threshold)):
@@ -128,6 +142,22 @@ class ImportRequest:
             "multi_label": self.multi_label or None,
         }
         return postprocess.changed(**{name: value for name, value in asked.items() if value is not None})
+
+    def job(self, preprocess: Preprocess | None) -> Job:
+        """Return how the source is opened.
+
+        Args:
+            preprocess: What ``--preprocess`` means: it says the size and the colours, too.
+        """
+        height, width = size_after(preprocess) if preprocess is not None else (None, None)
+        return Job(
+            source=self.source,
+            weights=self.weights,
+            classes=self.classes,
+            image_size=self.image_size,
+            prepared_size=(height, width) if height is not None and width is not None else None,
+            color=preprocess.color if preprocess is not None else "RGB",
+        )
 
     def pinned_custom_ops(self) -> tuple[CustomOps, ...]:
         """Return the library of operators for the manifest: by absolute path and SHA-256.

@@ -1,4 +1,7 @@
-"""Imports an ONNX file from anywhere: external data inlined, opset and IR brought down to what is published."""
+"""Imports an ONNX file from anywhere: external data inlined, opset and IR brought down to what is published.
+
+It is read in this process: it brings no framework, and what could go wrong with it goes through the gate here anyhow.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,8 @@ from runtime.session import Session
 
 __all__ = ["load"]
 
+UNSAID = ("", "None")  # what exporters write for a name or a version that they do not know
+
 
 def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
     """Load the ONNX file at *path*.
@@ -49,7 +54,7 @@ def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
         raise ExportError(str(error)) from None
     published = without_wrong_shapes(at_most_published_versions(original))
     graph, reference = _numeric(path, with_three_channels(published), session.run)
-    producer = f"{original.producer_name} {original.producer_version}".strip()
+    producer = " ".join(part for part in (original.producer_name, original.producer_version) if part not in UNSAID)
     return ImportedModel(
         graph=graph,
         reference=reference,

@@ -1,79 +1,56 @@
-"""Imports what `vedette train` left: the best weights of a finished run."""
+"""Opens what `vedette train` left: a table says which framework's importer reads the run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from controller.lifecycle.export import export
-from controller.lifecycle.heldout import open_with_held_out
-from controller.lifecycle.importers.base import ImportedModel
+from controller.lifecycle.importers.source import Job, Source, SourceFacts
+from controller.lifecycle.training.frameworks import FRAMEWORKS
 from controller.lifecycle.training.record import RunRecord
-from controller.lifecycle.training.torch_learner import load_run
-from runtime.datasets import Dataset
-from runtime.errors import DatasetError, UsageError
-from runtime.manifest import CustomOps
+from controller.lifecycle.training.run import finished_run
 
-__all__ = ["load"]
+__all__ = ["open_source", "run_facts"]
 
 
-def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
-    """Load and export the run in directory *path*.
+def open_source(job: Job) -> Source:
+    """Open the run in the directory that *job* names.
+
+    Raises:
+        TrainingError: There is no finished run, or its files are damaged.
+    """
+    directory = Path(job.source)
+    record = finished_run(directory)
+    source: Source = importlib.import_module(FRAMEWORKS[record.trainer].importer).open_run(directory, record)
+    return source
+
+
+def run_facts(record: RunRecord, routes: tuple[str, ...]) -> SourceFacts:
+    """Return what a finished run says of itself, whatever framework trained it.
 
     Args:
-        path: Of the run.
-        custom_ops: None: torch's operators are ONNX's own.
-
-    Raises:
-        UsageError: There are *custom_ops*.
-        TrainingError: There is no finished run, or its files are damaged.
-        ExportError: torch cannot export the model.
+        record: Of the run.
+        routes: From its framework to ONNX.
     """
-    if custom_ops:
-        raise UsageError(f"{path} is a training run, which needs no operators of its own; leave --custom-ops out")
-    trained = load_run(path)
-    model, record = trained.model, trained.record
-
-    def reference(batch: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        with torch.no_grad():
-            return [np.asarray(model(torch.from_numpy(batch)).numpy())]
-
-    return ImportedModel(
-        graph=export(model, record.image_size),
-        reference=reference,
+    return SourceFacts(
         framework=record.framework,
         source_sha256=record.best_sha256 or "",
+        routes=routes,
         task="classification",
         labels=record.labels,
-        preprocess=record.preprocess.model_copy(update={"embedded": False}),
+        preprocess=record.preprocess.model_copy(update={"embedded": False}).model_dump(mode="json"),
         dataset=f"{record.train.uri} (fingerprint {record.train.fingerprint[:16]}, {record.train.rows} images)",
         git=record.git,
-        data=lambda: _data(record),
+        data=_data(record),
     )
 
 
-def _data(record: RunRecord) -> tuple[Dataset, Dataset]:
-    """Open what the run learned from and was judged by.
-
-    Raises:
-        DatasetError: It is not there, or not what it was: rows held out now may have been learned from then.
-    """
+def _data(record: RunRecord) -> dict[str, Any]:
+    """Return what opens the data again, and how it is recognized."""
     config = record.config
-    opened = open_with_held_out(
-        config["data"],
-        config["validation"],
-        seed=config["seed"],
-        image_column=config["image_column"],
-        label_column=config["label_column"],
-    )
-    for dataset, recorded in zip(opened, (record.train, record.held_out), strict=True):
-        if dataset.fingerprint != recorded.fingerprint:
-            raise DatasetError(
-                f"dataset {dataset.uri} has changed since the training; give --calibration and --evaluation"
-            )
-    return opened
+    arguments = {name: config[name] for name in ("validation", "seed", "image_column", "label_column")}
+    return {
+        "arguments": {"uri": config["data"], **arguments},
+        "fingerprints": [record.train.fingerprint, record.held_out.fingerprint],
+    }

@@ -35,6 +35,8 @@ class Job:
         weights: File with the weights, for a factory; ``None``: as the factory leaves them.
         classes: Number of classes, for a factory that takes ``num_classes``.
         image_size: (height, width) of the pictures, pixels; ``None``: as the source says.
+        prepared_size: (height, width) that their preprocessing leads to; it stands in for *image_size* before an
+            importer sees the job.
         color: ``L`` for a factory or an estimator of one channel.
     """
 
@@ -42,6 +44,7 @@ class Job:
     weights: Path | None = None
     classes: int | None = None
     image_size: tuple[int, int] | None = None
+    prepared_size: tuple[int, int] | None = None
     color: str = "RGB"
 
 
