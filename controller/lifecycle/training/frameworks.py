@@ -54,7 +54,7 @@ class Framework:
 FRAMEWORKS: Mapping[str, Framework] = {
     "torch": Framework(
         module="controller.lifecycle.training.torch_learner",
-        importer="controller.lifecycle.importers.run",
+        importer="controller.lifecycle.importers.torch_run",
         architectures={
             "resnet18-small": "controller.lifecycle.training.architectures:resnet18_small",
             "tiny": "controller.lifecycle.training.architectures:tiny",
@@ -62,6 +62,15 @@ FRAMEWORKS: Mapping[str, Framework] = {
         extra="train",
         packages=("torch",),
         best="best.pt",
+        last="last.pt",
+    ),
+    "keras": Framework(
+        module="controller.lifecycle.training.keras_learner",
+        importer="controller.lifecycle.importers.keras_run",
+        architectures={"keras-tiny": "controller.lifecycle.training.keras_architectures:keras_tiny"},
+        extra="keras",
+        packages=("keras", "torch"),
+        best="best.keras",
         last="last.pt",
     ),
 }

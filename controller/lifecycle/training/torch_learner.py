@@ -136,10 +136,15 @@ class TorchLearner:
 
     def save_best(self, path: Path) -> None:
         """Write the state dict to *path*, atomically."""
-        save_tensors(path, self._weights())
+        save_tensors(path, self.weights())
 
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """Return everything that the model keeps, on the CPU, by names that are the same in every process."""
         return {name: value.cpu() for name, value in self.model.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put into the model what `weights` returned."""
+        self.model.load_state_dict(weights)
 
     def save_last(self, path: Path, progress: Mapping[str, Any]) -> None:
         """Write *progress*, weights, optimizer and generators to *path*, atomically.
@@ -148,7 +153,7 @@ class TorchLearner:
         augmentation follow from the epoch.
         """
         state = {
-            "model": self._weights(),
+            "model": self.weights(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
@@ -168,7 +173,7 @@ class TorchLearner:
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go back to the state of *content*."""
-        self.model.load_state_dict(content["model"])
+        self.load_weights(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["generators"][0])

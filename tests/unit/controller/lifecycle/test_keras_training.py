@@ -1,0 +1,105 @@
+"""Keras on real digits, small: what a run leaves, resumption to the same bits, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from controller.lifecycle.keras_backend import load_keras
+from controller.lifecycle.training.keras_architectures import build
+from controller.lifecycle.training.keras_learner import KerasLearner, load_run
+from controller.lifecycle.training.record import RunRecord, TrainingConfig
+from controller.lifecycle.training.run import train
+from runtime.errors import UsageError
+
+# Keras asks torch for arrays in the way of NumPy 1.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+OWN_MODULE = """
+import keras
+from keras import layers
+def dropout(num_classes):
+    return keras.Sequential([layers.Conv2D(8, 3, 2), layers.BatchNormalization(), layers.ReLU(), layers.Flatten(),
+                             layers.Dropout(0.3), layers.Dense(num_classes)])
+def other_argument(classes): return dropout(classes)
+def no_model(num_classes): return layers.Dense(num_classes)
+def wrong_shape(num_classes): return dropout(num_classes + 1)
+def wrong_size(num_classes): return keras.Sequential([layers.Input((5, 5, 3)), layers.Flatten(), layers.Dense(2)])
+def probabilities(num_classes): return keras.Sequential([dropout(num_classes), layers.Softmax()])
+"""
+
+Configure = Callable[..., TrainingConfig]
+
+
+@pytest.fixture
+def configure(tmp_path: Path, digit_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    load_keras()
+    (tmp_path / "own_keras.py").write_text(OWN_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(out: str = "run", **changes: Any) -> TrainingConfig:
+        options = {"data": str(digit_folder), "framework": "keras", "arch": "own_keras:dropout", "batch_size": 16}
+        return TrainingConfig(out=tmp_path / out, **{**options, "epochs": 3, "augment": "flip,crop", **changes})
+
+    return make
+
+
+def weights_of(run: Path) -> list[np.ndarray]:
+    return [np.asarray(weight) for weight in load_run(run).get_weights()]
+
+
+def test_tiny_learns_and_leaves_a_file_that_keras_opens(configure: Configure) -> None:
+    config = configure(arch="keras-tiny", epochs=6, augment="none")
+    record = train(config)
+    assert record == RunRecord.load(config.out)
+    assert record.trainer == "keras"
+    assert record.framework.startswith("keras 3.")
+    assert record.best is not None
+    assert record.best.accuracy == 1  # three kinds of digits
+    opened = load_keras().saving.load_model(config.out / "best.keras")
+    assert opened.count_params() == load_run(config.out).count_params()
+    assert {path.name for path in config.out.iterdir()} == {
+        *("run.json", "best.keras", "last.pt", "metrics.jsonl", "curves.png", ".lock")
+    }
+
+
+def test_resumed_run_ends_with_the_same_bits(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = configure("whole"), configure("cut")
+    train(whole)
+    fit, epochs = KerasLearner.fit, iter(range(3))
+
+    def fit_until_second(self: KerasLearner, batches: Any) -> Any:
+        if next(epochs) == 1:
+            raise KeyboardInterrupt
+        return fit(self, batches)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KerasLearner, "fit", fit_until_second)
+        with pytest.raises(KeyboardInterrupt):
+            train(cut)
+    assert RunRecord.load(cut.out).epochs_done == 1
+    assert train(cut, resume=True).best == RunRecord.load(whole.out).best
+    for left, right in zip(weights_of(whole.out), weights_of(cut.out), strict=True):
+        assert np.array_equal(left, right)
+    with pytest.raises(UsageError, match="framework was 'keras' and is 'torch'"):
+        train(configure("cut", framework="torch", arch="tiny"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("tiny", "unknown architecture 'tiny'; built in for keras are keras-tiny"),
+        ("own_keras:other_argument", "cannot be called as factory"),
+        ("own_keras:no_model", "made a Dense, expected a keras.Model"),
+        ("own_keras:wrong_shape", r"gives \(2, 4\) for 2 images, expected \(2, 3\)"),
+        ("own_keras:wrong_size", "does not take images of 16x16 pixels"),
+        ("own_keras:probabilities", "gives probabilities, expected logits: leave its softmax out"),
+    ],
+)
+def test_architecture_that_does_not_fit_is_refused(configure: Configure, name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        build(name, 3, 16)
