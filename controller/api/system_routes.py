@@ -11,9 +11,19 @@ from sqlalchemy import func, select
 
 from controller.api import tokens
 from controller.api.access import Admin, Parts, Viewer
-from controller.api.views import AuditEntry, Health, ModelView, NewToken, TokenRequest, TokenView, model_view
+from controller.api.views import (
+    AuditEntry,
+    Health,
+    ModelView,
+    NewToken,
+    ProofView,
+    TokenRequest,
+    TokenView,
+    model_view,
+    proof_view,
+)
 from controller.database.schema import DeviceRow, RolloutRow
-from controller.fleet import audit
+from controller.fleet import audit, proofs
 from controller.rollouts.storage import IS_LIVE
 from runtime import __version__
 from runtime.manifest import Manifest
@@ -54,6 +64,14 @@ def list_versions(name: str, services: Parts, _actor: Viewer) -> list[ModelView]
     """List the published versions of a model."""
     services.store.latest(name)  # raises if there is none
     return _versions(services, name)
+
+
+@router.get("/models/{name}/{version}/proofs", tags=["models"])
+def list_proofs(name: str, version: int, services: Parts, _actor: Viewer) -> list[ProofView]:
+    """List what devices said of the variants of a version that were published as unproven."""
+    digest = hashlib.sha256(services.store.manifest_bytes(name, version)).hexdigest()
+    with services.database.read() as session:
+        return [proof_view(row) for row in proofs.of_model(session, digest)]
 
 
 def _versions(services: Parts, name: str) -> list[ModelView]:

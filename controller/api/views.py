@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from controller.database.schema import DeviceRow, MemberRow, RolloutRow
+from controller.database.schema import DeviceRow, MemberRow, ProofRow, RolloutRow
 from controller.rollouts.model import Outcome
 from controller.rollouts.spec import PolicySpec
 from runtime.manifest import Manifest
-from runtime.protocol.messages import Assignment, Reported
+from runtime.protocol.messages import Assignment, Reported, VariantProof
 
 __all__ = [
     "AuditEntry",
@@ -24,6 +24,7 @@ __all__ = [
     "MemberView",
     "ModelView",
     "NewToken",
+    "ProofView",
     "RolloutRequest",
     "RolloutView",
     "SampleView",
@@ -32,6 +33,7 @@ __all__ = [
     "TokenView",
     "device_view",
     "model_view",
+    "proof_view",
     "rollout_view",
 ]
 
@@ -79,6 +81,27 @@ def model_view(manifest: Manifest, digest: str) -> ModelView:
         variants=[variant.id for variant in manifest.variants],
         created=manifest.provenance.created,
     )
+
+
+class ProofView(_View):
+    """What came of a variant, unproven when it was published, on a device of its class."""
+
+    variant: str
+    device: str
+    device_class: str
+    provider: str  # NAME, or NAME:DEVICE
+    passed: bool
+    reason: str
+    latency_ms: float | None
+    fp32_latency_ms: float | None  # on the same provider of the same device
+    speedup: float | None  # how many times as fast as fp32 it is there
+    first_at: datetime  # when the controller heard of it
+
+
+def proof_view(row: ProofRow) -> ProofView:
+    """Return what is said of a proof."""
+    proof = VariantProof.model_validate(row, from_attributes=True)
+    return ProofView(device=row.device_id, speedup=proof.speedup, first_at=row.first_at, **proof.model_dump())
 
 
 class EnrollRequest(_Request):

@@ -31,6 +31,7 @@ __all__ = [
     "DeviceRow",
     "EventRow",
     "MemberRow",
+    "ProofRow",
     "RolloutRow",
     "SampleRow",
     "StreamRow",
@@ -194,3 +195,20 @@ class SampleRow(Base):
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     value: Mapped[float]
     time: Mapped[datetime]
+
+
+class ProofRow(Base):
+    """What came of a variant, published as unproven, on a device of its class."""
+
+    __tablename__ = "variant_proofs"
+
+    manifest_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    variant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True, index=True)
+    provider: Mapped[str] = mapped_column(String(64))  # reference
+    device_class: Mapped[str] = mapped_column(String(32))
+    passed: Mapped[bool]
+    reason: Mapped[str] = mapped_column(Text)
+    latency_ms: Mapped[float | None]
+    fp32_latency_ms: Mapped[float | None]  # on the same provider of the same device
+    first_at: Mapped[datetime]  # when the controller heard of it

@@ -18,6 +18,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from controller.database.schema import Base, DeviceRow, EventRow, SampleRow, StreamRow
+from controller.fleet import proofs
 from runtime.errors import ProtocolError
 from runtime.protocol.messages import Event, Reported, Status, Telemetry
 from runtime.protocol.topics import Channel, DeviceTopic
@@ -100,11 +101,13 @@ def _status(_batch: _Batch, row: DeviceRow, payload: bytes) -> None:
     row.status = Status(payload.decode())
 
 
-def _reported(_batch: _Batch, row: DeviceRow, payload: bytes) -> None:
+def _reported(batch: _Batch, row: DeviceRow, payload: bytes) -> None:
     reported = Reported.parse(payload)
     if reported.device != row.id:
         raise ProtocolError(f"reported says device {reported.device!r}")
     row.reported = reported.model_dump(mode="json")
+    if reported.active is not None:
+        proofs.keep(batch.session, row.id, reported.active, batch.now)
 
 
 def _events(batch: _Batch, row: DeviceRow, payload: bytes) -> None:

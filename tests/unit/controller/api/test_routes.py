@@ -7,7 +7,7 @@ import pytest
 from controller.database.schema import DeviceRow
 from controller.fleet.ingest import Arrival, ingest
 from runtime.protocol.bundle import Bundle
-from runtime.protocol.messages import Assignment, Failure, Hardware, ModelState, Phase, Reported
+from runtime.protocol.messages import Assignment, Failure, Hardware, ModelState, Phase, Reported, VariantProof
 from runtime.protocol.topics import Channel, DeviceTopic
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -117,6 +117,30 @@ async def test_models_are_listed_by_name_and_version(api):
     assert (await api.get("/models/color")).json() == listed
     unknown = await api.get("/models/colour")
     assert (unknown.status_code, "published are: color" in unknown.json()["detail"]) == (404, True)
+
+
+async def test_what_devices_proved_is_listed_with_how_much_faster_it_was(api, services):
+    await enroll(api, "cam1")
+    model = (await api.get("/models/color")).json()[1]
+    assert (await api.get("/models/color/2/proofs")).json() == []
+    told = VariantProof(
+        variant="int8-s8s8", provider="TensorrtExecutionProvider", device_class="jetson", passed=True,
+        reason="it matched", latency_ms=2.0, fp32_latency_ms=5.0,
+    )  # fmt: skip
+    state = ModelState(
+        model="color", version=2, manifest_sha256=model["digest"], variant="fp32", provider="p", proofs=(told,)
+    )
+    message = Reported(
+        device="cam1", boot_id="b", agent_version="1", time=NOW, phase=Phase.COMMITTED, active=state,
+        hardware=Hardware(machine="x", cpu_count=1, memory_mb=1),
+    )  # fmt: skip
+    with services.database.write() as session:
+        topic = DeviceTopic(fleet="lab", device="cam1", channel=Channel.REPORTED)
+        ingest(session, [Arrival(topic, message.to_bytes())], NOW)
+    (proof,) = (await api.get("/models/color/2/proofs")).json()
+    assert (proof["device"], proof["variant"], proof["speedup"]) == ("cam1", "int8-s8s8", 2.5)
+    assert (await api.get("/models/color/1/proofs")).json() == []
+    assert (await api.get("/models/color/9/proofs")).status_code == 404
 
 
 async def test_a_rollout_goes_through_its_waves_as_devices_report(api, services):

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import func, select
 
 from controller.database.schema import DeviceRow, EventRow, StreamRow
-from controller.fleet import devices, ingest, telemetry
+from controller.fleet import devices, ingest, proofs, telemetry
 from controller.fleet.ingest import Arrival
-from runtime.protocol.messages import Event, Hardware, Phase, Reported, Sample, Telemetry
+from runtime.protocol.messages import Event, Hardware, ModelState, Phase, Reported, Sample, Telemetry, VariantProof
 from runtime.protocol.topics import Channel, DeviceTopic
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -94,6 +94,37 @@ def test_what_is_not_of_the_protocol_is_dropped_and_changes_nothing(database, sa
         row = session.get(DeviceRow, "cam1")
         assert (row.status, row.reported, row.last_seen) == ("unknown", None, None)
         assert session.scalar(select(func.count()).select_from(EventRow)) == 0
+
+
+def serving(*proofs, digest="a" * 64):
+    """Report the model *digest*, whose variants have *proofs*: (variant, passed, latency_ms)."""
+    told = tuple(
+        VariantProof(
+            variant=name, provider="CPUExecutionProvider", device_class="x86", passed=passed, reason="r" * 1000,
+            latency_ms=latency, fp32_latency_ms=8.0,
+        )
+        for name, passed, latency in proofs
+    )  # fmt: skip
+    state = ModelState(model="m", version=1, manifest_sha256=digest, variant="a", provider="p", proofs=told)
+    return reported(phase=Phase.COMMITTED, active=state)
+
+
+def test_what_a_device_says_of_unproven_variants_is_kept_with_the_time_of_its_first_word(database, say):
+    say(Channel.REPORTED, serving(("s8s8", True, 4.0), ("fp16", False, None)))
+    say(Channel.REPORTED, serving(("s8s8", True, 2.0)), now=NOW + timedelta(hours=1))
+    say(Channel.REPORTED, serving(("s8s8", True, 1.0), digest="b" * 64), now=NOW + timedelta(hours=2))
+    with database.read() as session:
+        fp16, s8s8 = proofs.of_model(session, "a" * 64)
+    assert (fp16.variant, fp16.passed, len(fp16.reason)) == ("fp16", False, proofs.MAX_REASON)
+    assert (s8s8.latency_ms, s8s8.fp32_latency_ms, s8s8.first_at, s8s8.device_class) == (2.0, 8.0, NOW, "x86")
+
+
+def test_proofs_are_bounded_per_device(database, say, monkeypatch):
+    monkeypatch.setattr(proofs, "MAX_PROOFS", 3)
+    for number in range(6):
+        say(Channel.REPORTED, serving((f"v{number}", True, 1.0)), now=NOW + timedelta(seconds=number))
+    with database.read() as session:
+        assert [row.variant for row in proofs.of_device(session, "cam1")] == ["v3", "v4", "v5"]
 
 
 def test_unknown_and_revoked_devices_are_not_listened_to(database, say):
