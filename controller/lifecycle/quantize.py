@@ -27,17 +27,15 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
-from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from controller.errors import ExportError
 from controller.lifecycle.calibration.ranges import Ranges
+from controller.lifecycle.calibration.tensors import QUANTIZABLE_OPS
 from controller.lifecycle.graph import EMBEDDED_PREFIX, at_most_published_versions, load_graph, opset_of, with_opset
 
-__all__ = ["COMPUTE_OPS", "QUANTIZABLE_OPS", "Scheme", "prepare", "quantize", "quantize_int8"]
+__all__ = ["COMPUTE_OPS", "QUANTIZABLE_OPS", "Scheme", "prepare", "quantize", "quantize_int8", "quiet"]
 
 LEAST_OPSET = 13  # per-channel QuantizeLinear
-QUANTIZABLE_OPS: frozenset[str] = frozenset({*QDQRegistry, *QLinearOpsRegistry})
-"""What ONNX Runtime quantizes when nothing is said."""
 COMPUTE_OPS: frozenset[str] = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip"})
 """What takes nearly all of the time, and the activations that vanish into a convolution's quantized output."""
 
@@ -76,7 +74,7 @@ class Scheme:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep ONNX Runtime's advice, which it gives to the root logger, to itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -129,7 +127,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> onnx.Mod
     exclude = scheme.exclude | {node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)}
     values = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.values.items()}
     op_types, extra = _options(model, scheme, exclude)
-    with _quiet():
+    with quiet():
         try:
             quantizer = QDQQuantizer(
                 save_and_reload_model_with_shape_infer(model),
@@ -207,7 +205,7 @@ def quantize_int8(source: Path, target: Path, batches: Iterator[npt.NDArray[Any]
     model = load_graph(source)
     if opset_of(model) < LEAST_OPSET:
         model = with_opset(model, LEAST_OPSET)
-    with TemporaryDirectory(prefix="vedette-quantize-") as scratch, _quiet():
+    with TemporaryDirectory(prefix="vedette-quantize-") as scratch, quiet():
         prepared = Path(scratch) / "prepared.onnx"
         try:
             _fold(model, prepared)

@@ -1,7 +1,7 @@
-"""Calibration in a stream: which range of numbers every activation takes on real images, in bounded memory."""
+"""Calibration in a stream: which range of numbers every activation takes on real images, in bounded memory.
 
-from __future__ import annotations
+    images -> taps (inner values, a group at a time) -> stream (minima and maxima, then histograms)
+           -> methods (histogram to range) -> ranges
 
-from controller.lifecycle.calibration.ranges import Range, Ranges
-
-__all__ = ["Range", "Ranges"]
+`calibrate.Calibration` is what others use.
+"""
