@@ -25,7 +25,7 @@ from controller.lifecycle.importers.torch_values import values_inside
 from controller.lifecycle.importers.torch_weights import load_into
 from runtime.errors import UsageError
 
-__all__ = ["ROUTES", "Flat", "ModuleSource", "framework", "named_tensors", "open_built", "run_module"]
+__all__ = ["ROUTES", "Flat", "ModuleSource", "example_of", "framework", "named_tensors", "open_built", "sha256"]
 
 SOLE_OUTPUT = "output"
 
@@ -68,17 +68,15 @@ class Flat(nn.Module):
         return tuple(tensor for _, tensor in named_tensors(self.model(pixels)))
 
 
-def run_module(model: Callable[[torch.Tensor], object], batch: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what *model* gives for *batch*, by name.
+def _called(model: nn.Module, batch: torch.Tensor) -> object:
+    """Return what *model* gives for *batch*.
 
     Raises:
-        ExportError: It does not take such a batch, or gives something else than tensors.
+        ExportError: It does not take such a batch.
     """
     try:
         with torch.no_grad():
-            return dict(named_tensors(model(batch)))
-    except ExportError:
-        raise
+            return model(batch)
     except Exception as error:  # the model's own code raises whatever it likes
         raise ExportError(
             f"the model does not run a batch of shape {tuple(batch.shape)}: {type(error).__name__}: "
@@ -91,23 +89,30 @@ class ModuleSource:
 
     Args:
         model: Is put into eval mode.
-        shape: (channels, height, width) of what it takes.
+        example: What it takes.
         facts: What is known of it.
         outputs: Names for what it gives; ``None``: its own.
+        exported: The same model, where it came as a program of `torch.export`.
 
     Raises:
         ExportError: It does not run on such pictures.
     """
 
     def __init__(
-        self, model: nn.Module, shape: tuple[int, int, int], facts: SourceFacts, outputs: Sequence[str] | None = None
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        facts: SourceFacts,
+        outputs: Sequence[str] | None = None,
+        exported: ExportedProgram | None = None,
     ) -> None:
         self.facts = facts
-        self._example = torch.zeros(EXAMPLE_BATCH, *shape)
-        self._model = Flat(model).eval()
-        given = run_module(model.eval(), self._example)
-        self._outputs = tuple(outputs or given)
-        self._program: ExportedProgram | None = None
+        given = _called(model.eval(), example)
+        self._model = model if isinstance(given, torch.Tensor) else Flat(model).eval()
+        self._example = example
+        self._outputs = tuple(outputs or (name for name, _ in named_tensors(given)))
+        self._exported = exported
+        self._inside: ExportedProgram | None = None
 
     def convert(self, route: str) -> onnx.ModelProto:
         """Return it as ONNX by *route*.
@@ -119,22 +124,24 @@ class ModuleSource:
 
     def by_dynamo(self) -> onnx.ModelProto:
         """Export by way of `torch.export`."""
-        graph, self._program = export_by_dynamo(self._model, self._example, self._outputs)
+        graph, self._inside = export_by_dynamo(self._exported or self._model, self._example, self._outputs)
         return graph
 
     def by_torchscript(self) -> onnx.ModelProto:
-        """Export by tracing."""
+        """Export by tracing; nothing names what is inside that graph."""
+        self._inside = None
         return export_by_torchscript(self._model, self._example, self._outputs)
 
     def run(self, batch: Array) -> list[Array]:
         """Return what the model gives for *batch*."""
-        return [tensor.numpy() for tensor in run_module(self._model, torch.from_numpy(batch)).values()]
+        given = _called(self._model, torch.from_numpy(batch))
+        return [tensor.numpy() for _, tensor in named_tensors(given)]
 
     def values(self, batch: Array) -> Mapping[str, Array]:
         """Return what is inside the model for *batch*; nothing where it has not come by the dynamo exporter."""
-        if self._program is None:
+        if self._inside is None:
             return {}
-        return values_inside(self._program, torch.from_numpy(batch), self._outputs)
+        return values_inside(self._inside, torch.from_numpy(batch), self._outputs)
 
 
 ROUTES: Mapping[str, Callable[[ModuleSource], onnx.ModelProto]] = {
@@ -164,14 +171,19 @@ def open_built(model: nn.Module, job: Job) -> ModuleSource:
         warnings.append(f"the weights were {', '.join(sorted(map(str, floats)))}; they are imported as float32")
     facts = SourceFacts(
         framework=framework(),
-        source_sha256=_sha256(job.weights or Path(inspect.getfile(type(model)))),
+        source_sha256=sha256(job.weights or Path(inspect.getfile(type(model)))),
         routes=tuple(ROUTES),
         warnings=tuple(warnings),
     )
-    channels = 1 if job.color == "L" else 3
-    return ModuleSource(model.cpu().float(), (channels, *job.image_size), facts)
+    return ModuleSource(model.cpu().float(), example_of(job.color, job.image_size), facts)
 
 
-def _sha256(path: Path) -> str:
+def example_of(color: str, size: tuple[int, int]) -> torch.Tensor:
+    """Return a batch of black pictures of *size* (height, width): one channel where *color* is ``L``, else three."""
+    return torch.zeros(EXAMPLE_BATCH, 1 if color == "L" else 3, *size)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of the file at *path*, in lowercase hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

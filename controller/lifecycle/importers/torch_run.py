@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from controller.lifecycle.importers.run import run_facts
-from controller.lifecycle.importers.torch_module import ROUTES, ModuleSource
+from controller.lifecycle.importers.torch_module import ROUTES, ModuleSource, example_of
 from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.torch_learner import load_run
 
 __all__ = ["open_run"]
-
-COLOURS = 3  # channels that every architecture takes
 
 
 def open_run(directory: Path, record: RunRecord) -> ModuleSource:
@@ -21,5 +19,5 @@ def open_run(directory: Path, record: RunRecord) -> ModuleSource:
         TrainingError: Its files are not the ones that it wrote.
     """
     trained = load_run(directory)
-    shape = (COLOURS, record.image_size, record.image_size)
-    return ModuleSource(trained.model, shape, run_facts(record, tuple(ROUTES)), outputs=("logits",))
+    example = example_of(record.preprocess.color, (record.image_size, record.image_size))
+    return ModuleSource(trained.model, example, run_facts(record, tuple(ROUTES)), outputs=("logits",))
