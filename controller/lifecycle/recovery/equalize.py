@@ -1,92 +1,111 @@
-"""Cross-layer equalization: channels between two layers rescaled so that both layers' weights share the range.
+"""Cross-layer equalization: channels between layers rescaled, so that each makes use of the range of its tensor.
 
 Source: M. Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019,
-section 4.1: s = sqrt(r1 * r2) / r2 per channel, weights and bias before divided by s, weights after multiplied by s.
+section 4.1, with the trade of G. Xiao et al., "SmoothQuant", ICML 2023, equation 4, between activations, whose ranges
+are measured here, and the weights that take them.
 
 Rules:
-    * Only where that is exact: two layers with nothing, a ReLU, or a LeakyRelu between them, which scale as their
-      input does. A Clip at 6 does not.
-    * Only where nobody else takes what lies between.
+    * The graph computes what it did, in fp32, too; behind a Clip as long as no value exceeds what calibration saw in
+      its channel, beyond which the quantized range ends anyway.
+    * A convolution that takes each channel by itself, with a scale of its own for each, bears any scale: there the
+      activations' channels become equal. Where a weight's range is shared by its input channels, the scale is the
+      square root of what either side would want.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from controller.lifecycle.recovery.layers import Graph
+from controller.lifecycle.calibration.calibrate import Calibration
+from controller.lifecycle.recovery.layers import attribute_of
+from controller.lifecycle.recovery.streams import Stream, streams
 
-__all__ = ["equalizable", "equalized"]
+__all__ = ["equalized"]
 
-HOMOGENEOUS = ("Relu", "LeakyRelu")
-ROUNDS = 20
-ENOUGH = 1e-3  # largest change of a scale that is none
-WIDEST = 1e4  # scales beyond would leave single precision nothing
+WIDEST = 256.0  # largest ratio of two channels' scales
+SHARE = 0.5  # of the activations in the trade
 
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two convolutions; what lies between them scales as the first one's output."""
-
-    first: onnx.NodeProto
-    second: onnx.NodeProto
+Floats = npt.NDArray[np.float64]
+Weights = dict[str, npt.NDArray[Any]]
 
 
-def equalizable(model: onnx.ModelProto) -> list[Pair]:
-    """Return the pairs of convolutions in *model* that can be equalized exactly."""
-    graph = Graph.of(model)
-    convolutions = {node.name: node for node in graph.layers() if node.op_type == "Conv"}
-    pairs = []
-    for node in convolutions.values():
-        after = graph.only_consumer(node.output[0])
-        if after is not None and after.op_type in HOMOGENEOUS:
-            after = graph.only_consumer(after.output[0])
-        has_bias = len(node.input) > 2 and node.input[2]
-        if after is None or after.name not in convolutions or (has_bias and node.input[2] not in graph.constants):
-            continue
-        shared = [name for c in (node, after) for name in c.input[1:] if len(graph.consumers.get(name, ())) > 1]
-        if not shared:
-            pairs.append(Pair(node, after))
-    return pairs
+def equalized(calibration: Calibration, images: int) -> onnx.ModelProto:
+    """Return the calibrated model with its streams equalized.
 
+    Args:
+        calibration: Of the model.
+        images: To measure the channels' ranges on, at most.
 
-def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return *model* with its equalizable pairs equalized; it computes what *model* does."""
-    pairs = equalizable(model)
-    weights = {i.name: numpy_helper.to_array(i).copy() for i in model.graph.initializer}
-    for _ in range(ROUNDS):
-        changes = [_equalize(pair, weights) for pair in pairs]
-        if max(changes, default=0.0) < ENOUGH:
-            break
-    changed = {name for pair in pairs for node in (pair.first, pair.second) for name in node.input[1:]}
+    Raises:
+        ModelError: The model does not run.
+        DatasetError: There are not enough usable images.
+    """
+    found = streams(calibration.model)
+    if not found:
+        return calibration.model
+    ranges = _channel_ranges(calibration, [name for stream in found for name in stream.tensors], images)
+    weights = {i.name: numpy_helper.to_array(i).copy() for i in calibration.model.graph.initializer}
+    for stream in found:
+        _rescale(stream, _scales(stream, ranges, weights), weights)
     fresh = onnx.ModelProto()
-    fresh.CopyFrom(model)
+    fresh.CopyFrom(calibration.model)
+    changed = {name for s in found for node in (*s.makers, *s.takers) for name in node.input[1:]}
     for initializer in fresh.graph.initializer:
         if initializer.name in changed:
             initializer.CopyFrom(numpy_helper.from_array(weights[initializer.name], initializer.name))
     return fresh
 
 
-def _equalize(pair: Pair, weights: dict[str, Floats]) -> float:
-    """Equalize *pair* in *weights*; return how far the farthest scale was from 1."""
-    before, after = weights[pair.first.input[1]], weights[pair.second.input[1]]
-    channels = len(before)
-    groups = next((attribute.i for attribute in pair.second.attribute if attribute.name == "group"), 1)
-    taken = after.reshape(groups, len(after) // groups, *after.shape[1:])  # (groups, outputs, inputs, ...) of each
-    ranges = np.abs(taken).max(axis=(1, *range(3, taken.ndim))).reshape(channels)
-    own = np.abs(before).reshape(channels, -1).max(1)
-    alive = (own > 0) & (ranges > 0)
-    scale = np.ones(channels, np.float64)
-    scale[alive] = np.clip(np.sqrt(own[alive].astype(np.float64) / ranges[alive]), 1 / WIDEST, WIDEST)
-    before /= scale.reshape(-1, *[1] * (before.ndim - 1)).astype(np.float32)
-    for name in pair.first.input[2:3]:
-        if name:
-            weights[name] /= scale.astype(np.float32)
-    taken *= scale.reshape(groups, 1, -1, *[1] * (taken.ndim - 3)).astype(np.float32)
-    return float(np.abs(scale - 1).max(initial=0.0))
+def _channel_ranges(calibration: Calibration, names: list[str], images: int) -> dict[str, Floats]:
+    """Return by tensor the largest magnitude in each channel."""
+    taps = calibration.taps(calibration.model, names)
+    found: dict[str, Floats] = {}
+    for batch in calibration.batches(taps.pictures, limit=images):
+        for name, values in taps.run(batch):
+            largest = np.abs(values).max(axis=(0, *range(2, values.ndim))).astype(np.float64)
+            found[name] = np.maximum(found[name], largest) if name in found else largest
+    return found
+
+
+def _scales(stream: Stream, ranges: Mapping[str, Floats], weights: Weights) -> Floats:
+    """Return float64, (channels,): by what each channel is multiplied."""
+    filled = np.zeros(stream.channels)  # share of its tensor's range that a channel fills
+    for name in stream.tensors:
+        filled = np.maximum(filled, ranges[name] / max(ranges[name].max(), np.finfo(np.float32).tiny))
+    filled = np.maximum(filled, 1 / WIDEST)
+    needed = np.zeros(stream.channels)  # the same of the weights that share a range with other channels
+    for node in stream.takers:
+        taken = _by_input(node, weights[node.input[1]])
+        if taken.shape[2] > 1:
+            largest = np.abs(taken).max(axis=(1, *range(3, taken.ndim))).reshape(-1).astype(np.float64)
+            needed = np.maximum(needed, largest / max(largest.max(), np.finfo(np.float32).tiny))
+    scales = np.sqrt(np.maximum(needed, 1 / WIDEST) / filled) if needed.any() else 1 / filled
+    for name, limit in stream.limits.items():
+        if np.isfinite(limit):
+            room = limit / np.maximum(ranges[name], np.finfo(np.float32).tiny)
+            scales = np.clip(scales * np.min(room / scales), 1.0, np.maximum(room, 1.0))
+    return scales
+
+
+def _by_input(node: onnx.NodeProto, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a view of a convolution's *weight* as (groups, outputs of each, inputs of each, ...)."""
+    groups = attribute_of(node, "group", 1)
+    return weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
+
+
+def _rescale(stream: Stream, scales: Floats, weights: Weights) -> None:
+    for node in stream.makers:
+        weight = weights[node.input[1]]
+        weight *= scales.reshape(-1, *[1] * (weight.ndim - 1)).astype(weight.dtype)
+        for name in node.input[2:3]:
+            if name:
+                weights[name] *= scales.astype(weight.dtype)
+    for node in stream.takers:
+        taken = _by_input(node, weights[node.input[1]])
+        taken /= scales.reshape(len(taken), 1, -1, *[1] * (taken.ndim - 3)).astype(taken.dtype)

@@ -16,9 +16,14 @@ from controller.lifecycle.calibration.tensors import CUTTING
 from controller.lifecycle.graph import EMBEDDED_PREFIX
 from controller.lifecycle.subgraph import reads
 
-__all__ = ["LAYERS", "Graph", "channel_axis"]
+__all__ = ["LAYERS", "Graph", "attribute_of", "channel_axis"]
 
 LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
+
+def attribute_of(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Return the integer attribute *name* of *node*."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
 def channel_axis(node: onnx.NodeProto, rank: int) -> int:
