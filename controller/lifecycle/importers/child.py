@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ __all__ = ["OPERATIONS", "PYTHON_VARIABLE", "Child", "Operation"]
 PYTHON_VARIABLE = "VEDETTE_IMPORTER_PYTHON"
 HOST = "controller.lifecycle.importers.host"
 ABSENT = "absent"  # as the host says it
+FRAMEWORKS_MUST: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "torch", "PYTHONUNBUFFERED": "1"}
+"""What frameworks read when they are loaded: they compute on the CPU, where the graph does; Keras on torch."""
 TAIL = 400  # characters of stderr that come with an error
 ERRORS: Mapping[str, type[VedetteError]] = {
     error.__name__: error for error in (UsageError, ExportError, TrainingError, DatasetError)
@@ -107,7 +109,7 @@ class Child:
         for package in (controller, runtime):
             (links / package.__name__).symlink_to(Path(package.__path__[0]), target_is_directory=True)
         path = os.pathsep.join([str(links), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **FRAMEWORKS_MUST, "PYTHONPATH": path}
         with self._stderr.open("wb") as log:
             return subprocess.Popen(
                 [self._python, "-P", "-m", HOST],
@@ -161,6 +163,7 @@ class Child:
         return dict(zip(answer["names"], arrays, strict=True))
 
     def _compute(self, operation: str, batch: Array) -> tuple[dict[str, Any], list[Array]]:
+        self._jobs(operation)  # the files' directory is gone with the process
         given, out = self._file("in.npz"), self._file("out.npz")
         try:
             np.savez(given, **{"0": batch})  # type: ignore[arg-type]  # its one other keyword is no digit
@@ -181,12 +184,10 @@ class Child:
         Raises:
             VedetteError: The host says so, or gives no answer.
         """
-        asked = self._operations[operation]
-        if self._process.stdin is None or self._process.stdin.closed:
-            raise ExportError(f"{self._source} cannot be {asked.what}: the process that held it has ended")
+        asked, jobs = self._operations[operation], self._jobs(operation)
         try:
-            self._process.stdin.write(json.dumps({"do": operation, **arguments}).encode() + b"\n")
-            self._process.stdin.flush()
+            jobs.write(json.dumps({"do": operation, **arguments}).encode() + b"\n")
+            jobs.flush()
             line = self._read_line(time.monotonic() + asked.seconds)
         except (BrokenPipeError, EOFError):
             raise self._died(asked) from None
@@ -200,6 +201,13 @@ class Child:
         if "error" in answer:
             raise self._error(asked, answer["error"], answer["text"])
         return answer
+
+    def _jobs(self, operation: str) -> IO[bytes]:
+        """Return the child's stdin; raise ExportError if it has ended."""
+        if self._process.stdin is None or self._process.stdin.closed:
+            what = self._operations[operation].what
+            raise ExportError(f"{self._source} cannot be {what}: the process that held it has ended")
+        return self._process.stdin
 
     def _read_line(self, deadline: float) -> bytes:
         """Return the next line of stdout; raise EOFError or TimeoutError where there is none."""
@@ -237,7 +245,9 @@ class Child:
         )
 
     def _tail(self) -> str:
-        text = " ".join(self._stderr.read_text(errors="replace").split())
+        with self._stderr.open("rb") as log:
+            log.seek(max(0, self._stderr.stat().st_size - 4 * TAIL))
+            text = " ".join(log.read().decode(errors="replace").split())
         return f"; the last it said: {text[-TAIL:]}" if text else ""
 
     def close(self) -> None:
