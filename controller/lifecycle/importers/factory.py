@@ -22,7 +22,12 @@ from runtime.errors import UsageError
 
 __all__ = ["MAKERS", "call_factory", "open_source"]
 
-MAKERS: Mapping[str, str] = {"torch": "controller.lifecycle.importers.torch_module"}
+MAKERS: Mapping[str, str] = {
+    "keras": "controller.lifecycle.importers.keras_model",
+    "torch": "controller.lifecycle.importers.torch_module",
+    "flax": "controller.lifecycle.importers.jax_model",
+    "sklearn": "controller.lifecycle.importers.sklearn_model",
+}
 """By package of a model's class: the module that opens it."""
 
 
