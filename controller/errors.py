@@ -3,6 +3,7 @@
 VedetteError                     (`runtime.errors`)
 ├── TrainingError                a training run cannot start, go on, or be read
 ├── ExportError                  a model cannot be brought to ONNX, or fails the gate
+│   └── ParityError              a graph does not give what its source gives
 ├── RegistryError                a model cannot be published
 ├── BrokerError                  the message broker cannot be started, reached, or told something
 ├── ServeError                   the controller cannot serve: an address in use, a database not usable
@@ -23,6 +24,7 @@ __all__ = [
     "ExportError",
     "FleetError",
     "NotFoundError",
+    "ParityError",
     "RegistryError",
     "ServeError",
     "TrainingError",
@@ -36,6 +38,18 @@ class TrainingError(VedetteError):
 
 class ExportError(VedetteError):
     """A model cannot be brought to ONNX, or fails the gate."""
+
+
+class ParityError(ExportError):
+    """A graph does not give what its source gives.
+
+    Attributes:
+        output: That differs; empty where no single one does.
+    """
+
+    def __init__(self, text: str, output: str) -> None:
+        super().__init__(text)
+        self.output = output
 
 
 class RegistryError(VedetteError):

@@ -30,7 +30,7 @@ from runtime.proof import Proof, engine_folder
 from runtime.providers import find, is_installed
 from runtime.session import Session, SessionOptions
 
-__all__ = ["output_key", "prove"]
+__all__ = ["load_golden", "output_key", "prove"]
 
 LATENCY_RUNS: Final = 20
 LATENCY_BUDGET: Final = 1.0  # seconds
@@ -64,7 +64,7 @@ def prove(artifact: Artifact, variant: Variant, provider: str, options: SessionO
     )
     build_ms = 1000 * (time.perf_counter() - start)
     shares = _checked_shares(session)
-    images, expected = _load_golden(artifact, variant, [output.name for output in session.outputs])
+    images, expected = load_golden(artifact, variant, [output.name for output in session.outputs])
     outputs = run_in_batches(session, images, artifact.manifest.postprocess)
     found = dict(zip(expected, outputs, strict=True))
     difference = compare(found, expected, variant.tolerance, artifact.manifest.postprocess)
@@ -106,7 +106,7 @@ def _checked_shares(session: Session) -> dict[str, float] | None:
     return shares
 
 
-def _load_golden(artifact: Artifact, variant: Variant, outputs: Sequence[str]) -> tuple[Array, dict[str, Array]]:
+def load_golden(artifact: Artifact, variant: Variant, outputs: Sequence[str]) -> tuple[Array, dict[str, Array]]:
     """Return the golden input, and the golden outputs by name, in the graph's order."""
     path = artifact.verified_path(artifact.manifest.golden)
     try:

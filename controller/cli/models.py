@@ -101,6 +101,12 @@ def _image_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option("--classes", type=int, help="Number of classes, for MODULE:FACTORY.")
 @click.option("--image-size", metavar="N|HxW", callback=_image_size, help="Of a source that does not say, pixels.")
 @click.option("--importer-python", type=click.Path(path_type=Path), help="Interpreter that has SOURCE's framework.")
+@click.option(
+    "--oldest-ort",
+    envvar="VEDETTE_OLDEST_ORT",
+    type=click.Path(path_type=Path),
+    help="Interpreter that has the oldest ONNX Runtime to run on.",
+)
 @click.option("--task", metavar="TASK", help=f"{', '.join(get_args(Task))}.  [default: as the source says]")
 @click.option("--head", metavar="KIND", help="In which way it answers: yolov8, detr, ...  [default: recognized]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names: one a line, numbered lines, or JSON.")

@@ -23,6 +23,7 @@ from controller.lifecycle.golden import synthetic_pictures
 from controller.lifecycle.heads import Evidence, Facts, Recognized, parse_metadata, recognize
 from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.labels import agreed_labels, read_names
+from controller.lifecycle.oldest import NOT_RUN, OldestRuntime, prove_on_oldest
 from controller.lifecycle.pictures import decided_preprocess, picture_input
 from controller.lifecycle.presets import resolve_preprocess
 from controller.lifecycle.reference import Built, build_reference
@@ -77,14 +78,19 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
     """
     given = _Given.of(request)
     job = request.job(given.preprocess)
+    oldest = OldestRuntime.open(request.oldest_ort) if request.oldest_ort is not None else None
     with (
         load_source(request.source, request.pinned_custom_ops(), job, request.importer_python) as source,
         tempfile.TemporaryDirectory(prefix="vedette-import-") as scratch,
     ):
-        plan, reference = _through_the_gate(request, source, given, Path(scratch))
+        plan, reference = _through_the_gate(request, source, given, Path(scratch), oldest)
         manifest = _built(reference, plan, Path(scratch), request.max_drop)
+        if oldest is not None:
+            manifest = prove_on_oldest(Path(scratch), manifest, oldest)
         rejected = [f"{one.id} was rejected: {one.reason}" for one in manifest.rejected]
-        return ImportReport(publish(store, Path(scratch), manifest), (*plan.notes, *rejected))
+        unproven = [NOT_RUN] if oldest is None else []
+        notes = (*plan.notes, *reference.notes, *rejected, *unproven)
+        return ImportReport(publish(store, Path(scratch), manifest), notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +104,14 @@ class _Plan:
 
 
 def _through_the_gate(
-    request: ImportRequest, source: ImportedModel, given: _Given, directory: Path
+    request: ImportRequest, source: ImportedModel, given: _Given, directory: Path, oldest: OldestRuntime | None
 ) -> tuple[_Plan, Built]:
     """Build the reference variant from *source*, by the first of its routes that passes the gate."""
     imported = source
     while True:
         plan = _plan(request, imported, given)
         try:
-            return plan, build_reference(imported, plan.preprocess, directory)
+            return plan, build_reference(imported, plan.preprocess, directory, oldest)
         except ExportError as error:
             imported = imported.by_next_route(error)
 

@@ -33,6 +33,7 @@ from controller.lifecycle.graph import (
     precision_of,
 )
 from controller.lifecycle.importers import ImportedModel
+from controller.lifecycle.oldest import OldestRuntime
 from runtime.manifest import CustomOps, Preprocess
 from runtime.preprocess import Preprocessor, normalize
 from runtime.session import Session
@@ -57,6 +58,7 @@ class Built:
         preprocess: As the manifest will say it.
         parity: Largest absolute difference from the source.
         custom_ops: Libraries of operators that it needs.
+        notes: What the gate has to say of it.
     """
 
     precision: str
@@ -65,6 +67,7 @@ class Built:
     preprocess: Preprocess
     parity: float
     custom_ops: tuple[CustomOps, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -77,13 +80,16 @@ class Built:
         return isinstance(self.session.image.shape[0], int)
 
 
-def build_reference(imported: ImportedModel, preprocess: Preprocess, directory: Path) -> Built:
+def build_reference(
+    imported: ImportedModel, preprocess: Preprocess, directory: Path, oldest: OldestRuntime | None = None
+) -> Built:
     """Write *imported* as the reference variant into *directory* and put it through the gate.
 
     Args:
         imported: The model as it came.
         preprocess: Complete; ``embedded`` if the graph as it came takes uint8 pixels and normalizes itself.
         directory: Where to.
+        oldest: The oldest ONNX Runtime that must run it, if it is at hand.
 
     Raises:
         ExportError: It did not pass.
@@ -94,24 +100,35 @@ def build_reference(imported: ImportedModel, preprocess: Preprocess, directory: 
     embeds = not preprocess.embedded and can_embed(found, preprocess)
     graph = embed_normalization(imported.graph, preprocess) if embeds else imported.graph
     onnx.save(graph, path)
-    session = check_graph(path, imported.custom_ops)
+    session = check_graph(path, imported.custom_ops, oldest)
     ours = preprocess.model_copy(update={"embedded": True, "layout": None}) if embeds else preprocess
     batches = [_noise(Preprocessor(ours, session.image), count) for count in gate_batches(session.image)]
     normalizes = (
         _checked_normalization(graph, preprocess, found, path.with_suffix(".part")) if embeds and found else None
     )
 
-    def reference(batch: Array) -> list[Array]:
-        return list(imported.reference(batch if normalizes is None else normalizes(batch)))
+    def taken(batch: Array) -> Array:
+        return batch if normalizes is None else normalizes(batch)
 
-    parity = check_behaviour(session, batches, reference)
+    inner = imported.values
+    behaviour = check_behaviour(
+        session,
+        batches,
+        lambda batch: imported.reference(taken(batch)),
+        path=path,
+        custom_ops=imported.custom_ops,
+        values=None if inner is None else lambda batch: inner(taken(batch)),
+        compares_labels=imported.compares_labels,
+        oldest=oldest,
+    )
     return Built(
         precision=precision,
         path=path,
         session=session,
         preprocess=ours,
-        parity=parity,
+        parity=behaviour.parity,
         custom_ops=imported.custom_ops,
+        notes=behaviour.notes,
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from controller.errors import ExportError
+from controller.lifecycle.diagnosis import Evidence as Symptoms
+from controller.lifecycle.diagnosis import explained
 from controller.lifecycle.golden import golden_input
 from controller.lifecycle.graph import ImageInput, output_operator
 from controller.lifecycle.heads import Evidence, Facts, Seen
@@ -58,11 +60,10 @@ def rehearse(
     height, width = batch.shape[2:4] if channels_first else batch.shape[1:3]
     try:
         outputs = imported.reference(batch)
-    except ModelError as error:
-        hint = (
-            "" if isinstance(found.batch, int) or count == 1 else "; if it can do one only, export it with that batch"
-        )
-        raise ExportError(f"the source does not run a batch of {count}: {error}{hint}") from None
+    except (ModelError, ExportError) as error:
+        ran = (1,) if count > 1 and not isinstance(found.batch, int) and _runs(imported, batch[:1]) else ()
+        evidence = Symptoms(error=str(error), graph=imported.graph, ran=ran, failed=(count,))
+        raise ExportError(explained(f"the source does not run a batch of {count}: {error}", evidence)) from None
     names = [value.name for value in imported.graph.graph.output]
     return Evidence(
         batch=count,
@@ -73,6 +74,14 @@ def rehearse(
         classes=len(facts.labels) if facts.labels is not None else None,
         producer=imported.framework,
     )
+
+
+def _runs(imported: ImportedModel, batch: npt.NDArray[Any]) -> bool:
+    try:
+        imported.reference(batch)
+    except (ModelError, ExportError):
+        return False
+    return True
 
 
 def _seen(imported: ImportedModel, name: str, values: npt.NDArray[Any]) -> Seen:

@@ -28,6 +28,7 @@ class ImportRequest:
         classes: Number of classes for a factory.
         image_size: (height, width) of the pictures that a source takes which does not say, pixels.
         importer_python: Interpreter that has the source's framework.
+        oldest_ort: Interpreter that has the oldest ONNX Runtime that the model is to run on.
         task: One of the five.
         head: A key of `runtime.tasks.HEADS`; it says the task, too.
         labels: File with the names of the classes.
@@ -52,6 +53,7 @@ class ImportRequest:
     classes: int | None = None
     image_size: tuple[int, int] | None = None
     importer_python: Path | None = None
+    oldest_ort: Path | None = None
     task: str | None = None
     head: str | None = None
     labels: Path | None = None

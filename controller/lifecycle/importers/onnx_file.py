@@ -20,11 +20,14 @@ from controller.lifecycle.admission import (
     numeric_outputs,
     with_three_channels,
 )
+from controller.lifecycle.diagnosis import Evidence, explained
+from controller.lifecycle.divergence import GraphValues
 from controller.lifecycle.gate import Reference
 from controller.lifecycle.graph import at_most_published_versions, load_graph, without_wrong_shapes
 from controller.lifecycle.importers.base import ImportedModel
 from runtime.errors import ModelError
 from runtime.files import hash_file
+from runtime.inputs import feeds
 from runtime.manifest import CustomOps
 from runtime.session import Session
 
@@ -50,14 +53,17 @@ def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
         check_operators(original, str(path))
     try:
         session = Session(path, custom_ops=custom_ops)
-    except ModelError as error:
-        raise ExportError(str(error)) from None
-    published = without_wrong_shapes(at_most_published_versions(original))
+        published = without_wrong_shapes(at_most_published_versions(original))
+    except (ModelError, ExportError) as error:
+        raise ExportError(explained(str(error), Evidence(error=str(error), graph=original))) from None
     graph, reference = _numeric(path, with_three_channels(published), session.run)
     producer = " ".join(part for part in (original.producer_name, original.producer_version) if part not in UNSAID)
     return ImportedModel(
         graph=graph,
         reference=reference,
+        values=lambda batch: GraphValues(
+            original, feeds(session.inputs, session.image, batch), [library.path for library in custom_ops]
+        ),
         framework=producer or "onnx",
         source_sha256=hash_file(path),
         metadata={entry.key: entry.value for entry in original.metadata_props},

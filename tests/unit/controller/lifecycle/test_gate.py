@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from controller.errors import ExportError
-from controller.lifecycle.export import export
-from controller.lifecycle.gate import check_behaviour, check_graph, gate_batches
+from controller.lifecycle.export import export_by_dynamo
+from controller.lifecycle.gate import Behaviour, Reference, check_behaviour, check_graph, gate_batches
 from runtime.manifest import Tensor
 from runtime.session import Session
 
@@ -30,14 +30,18 @@ def batches(session: Session) -> list[np.ndarray]:
     return [generator.normal(size=(n, 3, 8, 8)).astype(np.float32) for n in gate_batches(session.inputs[0])]
 
 
+def behaviour(session: Session, reference: Reference, directory: Path) -> Behaviour:
+    return check_behaviour(session, batches(session), reference, path=directory / "model.onnx")
+
+
 def test_good_graph_passes_and_its_parity_is_told(conv_graph: GraphMaker, tmp_path: Path) -> None:
     session = check_graph(saved(conv_graph(), tmp_path))
-    assert check_behaviour(session, batches(session), session.run) == 0
+    assert behaviour(session, session.run, tmp_path) == Behaviour(parity=0)
 
     def a_bit_off(batch: np.ndarray) -> list[np.ndarray]:
         return [session.run(batch)[0] + np.float32(5e-5)]
 
-    assert check_behaviour(session, batches(session), a_bit_off) == pytest.approx(5e-5, rel=0.1)
+    assert behaviour(session, a_bit_off, tmp_path).parity == pytest.approx(5e-5, rel=0.1)
 
 
 def test_difference_from_the_source_is_refused_with_the_figures(conv_graph: GraphMaker, tmp_path: Path) -> None:
@@ -46,21 +50,21 @@ def test_difference_from_the_source_is_refused_with_the_figures(conv_graph: Grap
     def off(batch: np.ndarray) -> list[np.ndarray]:
         return [session.run(batch)[0] + (0.25 if len(batch) == 3 else 0)]
 
-    with pytest.raises(ExportError, match=r"differs .* by 0\.25 for a batch of 3; less than 0\.000\d+ is"):
-        check_behaviour(session, batches(session), off)
+    with pytest.raises(ExportError, match=r"differs .* by 0\.25 for a batch of 3, .*; at most 0\.00\d+ is expected"):
+        behaviour(session, off, tmp_path)
 
     def other_shape(batch: np.ndarray) -> list[np.ndarray]:
         return [session.run(batch)[0][:, :3]]
 
     with pytest.raises(ExportError, match=r"shape \(1, 4\) for a batch of 1; the source gives \(1, 3\)"):
-        check_behaviour(session, batches(session), other_shape)
+        behaviour(session, other_shape, tmp_path)
 
 
 def test_nan_is_refused(conv_graph: GraphMaker, tmp_path: Path) -> None:
     model = conv_graph(last="Log")  # of negative numbers
     session = check_graph(saved(model, tmp_path))
     with pytest.raises(ExportError, match="holds NaN or infinity"):
-        check_behaviour(session, batches(session), session.run)
+        behaviour(session, session.run, tmp_path)
 
 
 def test_unknown_operator_wrong_shape_and_versions_are_refused(conv_graph: GraphMaker, tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ class _Noisy(nn.Module):
 def test_export_is_in_eval_mode_with_a_dynamic_batch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = _Noisy().train()
-    exported = export(model, 8)
+    exported, _ = export_by_dynamo(model, torch.zeros(2, 3, 8, 8), ["logits"])
     assert model.training
     assert model.drop.training
     assert exported.ir_version == 10
@@ -120,7 +124,7 @@ def test_export_is_in_eval_mode_with_a_dynamic_batch(tmp_path: Path) -> None:
         with torch.no_grad():
             return [model(torch.from_numpy(batch)).numpy()]
 
-    assert check_behaviour(session, batches(session), reference) < 1e-5
+    assert behaviour(session, reference, tmp_path).parity < 1e-5
     assert not list(tmp_path.glob("*.data"))
 
 
@@ -131,4 +135,4 @@ class _DataDependent(nn.Module):
 
 def test_model_that_torch_cannot_export_is_refused_with_its_reason() -> None:
     with pytest.raises(ExportError, match="torch cannot export _DataDependent: "):
-        export(_DataDependent(), 8)
+        export_by_dynamo(_DataDependent(), torch.zeros(2, 3, 8, 8), ["logits"])
