@@ -180,10 +180,10 @@ def _with_accuracy(artifact: Artifact, reference_id: str, evaluation: Dataset) -
         result = results[variant.id]
         metrics = {
             **variant.metrics,
-            "top1": round(result.top1, 6),
+            **{name: round(value, 6) for name, value in result.metrics.items()},
             "agreement_fp32": round(result.agreement(results[reference_id]), 6),
             "speedup_fp32": round(reference.metrics["latency_ms"] / variant.metrics["latency_ms"], 3),
-            "top1_images": float(len(result.answers)),
+            f"{result.primary}_images": float(result.images),
         }
         measured.append(variant.model_copy(update={"metrics": metrics}))
     return measured

@@ -1,14 +1,16 @@
-"""How good and how fast variants are, and whether one earns its place.
+"""How good and how fast variants are.
 
 Rules:
-    * Accuracy is measured through the predictor that every place uses, on rows that it has not learned from.
+    * Accuracy is measured through the predictor that every place uses, on rows that it has not learned from; how is a
+      table by kind of answer, `controller.lifecycle.metrics`. It is done in a stream: only what the figures need stays.
+    * An image that cannot be used is counted by its reason and left out; a label that cannot be is an error.
     * Latency is measured in turns, one run of each variant after the other, so that a busy moment of the
       machine hits all alike; the median of a batch of one on one thread counts.
-    * A variant that loses more accuracy than allowed, or is not faster than fp32, is rejected with its figures.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter
@@ -21,73 +23,152 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.labelled import describe_skipped, usable_rows
+from controller.lifecycle.examples import Example, Examples
+from controller.lifecycle.labelled import describe_skipped
+from controller.lifecycle.metrics import METRICS, ClassTable, Confusion, Figures, Metric
+from controller.lifecycle.metrics.titles import primary_of, title_of
+from controller.lifecycle.truth import Truths
 from runtime.artifact import Artifact
 from runtime.datasets import Dataset
-from runtime.errors import DatasetError
-from runtime.manifest import CustomOps
+from runtime.errors import DatasetError, ImageError
+from runtime.manifest import CustomOps, Preprocess
 from runtime.predictor import Predictor
 from runtime.session import Session, SessionOptions
-from runtime.tasks import Classification
+from runtime.tasks import head_of
 from runtime.terminal import progress
 
 __all__ = ["Evaluation", "evaluate", "measure_latency", "why_rejected"]
 
-BATCH = 32  # images
+BATCHES: Mapping[str, int] = {"label": 32}  # images, by what must be known of them
+DENSE_BATCH = 8  # images, where each answer may be as large as the image
 WARM_UPS = 5
 ROUNDS = 60
 LATENCY_BUDGET = 10.0  # seconds for all rounds
 ALONE_BUDGET = 1.0  # the same, where there is nothing to compare with
 
+Pixels = npt.NDArray[np.uint8]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
     """What a variant answered on labelled data.
 
     Attributes:
-        top1: Share of the images whose best class was the labelled one.
-        answers: int64, (n,): the best class of each image, in order.
+        variant: Its id.
+        provider: ONNX Runtime's name of the execution provider that it ran on.
+        dataset: URI of the data.
+        images: How many were judged.
+        skipped: How many were not, by reason.
+        figures: What the judge said.
+        metric: By which it judged.
+        examples: Some of the images with the answers.
+        notes: What a reader must know of the figures.
     """
 
-    top1: float
-    answers: npt.NDArray[np.int64]
+    variant: str
+    provider: str
+    dataset: str
+    images: int
+    skipped: Mapping[str, int]
+    figures: Figures
+    metric: Metric
+    examples: tuple[Example, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def primary(self) -> str:
+        """Name of the figure by which variants are compared; more is better."""
+        return self.metric.primary
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Figures by name, shares where nothing else is said; all are finite."""
+        return {name: value for name, value in self.figures.metrics.items() if math.isfinite(value)}
+
+    @property
+    def classes(self) -> ClassTable | None:
+        """Figures by class."""
+        return self.figures.classes
+
+    @property
+    def confusion(self) -> Confusion | None:
+        """What was taken for what."""
+        return self.figures.confusion
 
     def agreement(self, other: Evaluation) -> float:
-        """Return the share of the images that *other* answers alike."""
-        return float(np.mean(self.answers == other.answers))
+        """Return how much the answers of *other*, for the same images, are these, 0 to 1."""
+        return self.metric.agreement(self.figures.answers, other.figures.answers)
 
 
-def evaluate(artifact: Artifact, variant: str, dataset: Dataset) -> Evaluation:
-    """Run *variant* of *artifact* on the CPU over *dataset*.
+def evaluate(artifact: Artifact, variant: str, dataset: Dataset, provider: str = "cpu") -> Evaluation:
+    """Run *variant* of *artifact* over *dataset*.
+
+    Args:
+        artifact: The model.
+        variant: Id of the variant.
+        dataset: Labelled as the task needs it (docs/evaluation.md).
+        provider: As `Predictor` takes it.
 
     Raises:
-        DatasetError: There is no usable image, or a label is not one of the model's.
+        DatasetError: There is no usable image, a row lacks its label, or a label is not one of the model's.
         ProviderError: The variant did not pass its proof.
     """
-    predictor = Predictor(artifact, provider="cpu", variant=variant)
-    classes = len(artifact.manifest.labels)
-    skipped: Counter[str] = Counter()
-    answers: list[int] = []
-    truth: list[int] = []
+    predictor = Predictor(artifact, provider=provider, variant=variant)
+    metric = METRICS[head_of(artifact.manifest).result]
+    judge, truths = metric.judge(artifact.manifest), Truths.of(dataset, artifact.manifest)
+    examples, skipped = Examples(artifact.manifest.postprocess), Counter[str]()
+    images = 0
     with progress(len(dataset), f"measuring {variant}", "images") as bar:
-        for pictures, labels in _batches(dataset, skipped):
-            answers += [p.label_id for p in predictor.predict(pictures) if isinstance(p, Classification)]
-            truth += labels
-            bar.advance(len(labels))
-    if not truth:
+        rows = _pictures(dataset, predictor, truths, metric, skipped)
+        while batch := list(islice(rows, _batch_size(metric, artifact.manifest.preprocess))):
+            predictions = predictor.predict([picture for picture, _, _ in batch], **judge.changes)
+            for (picture, truth, source), prediction in zip(batch, predictions, strict=True):
+                examples.offer(picture, judge.add(prediction, truth, picture.shape[:2]), source)
+            images += len(batch)
+            bar.advance(len(batch))
+    if not images:
         raise DatasetError(f"dataset {dataset.uri} has no usable image: {describe_skipped(skipped)}")
-    if max(truth) >= classes:
+    figures = judge.figures()
+    if not math.isfinite(figures.metrics[metric.primary]):
         raise DatasetError(
-            f"dataset {dataset.uri} has the label {max(truth)}; the model has {classes} classes, 0 to {classes - 1}"
+            f"dataset {dataset.uri} has nothing that {title_of(metric.primary).name} could be measured by"
         )
-    right = np.asarray(answers) == np.asarray(truth)
-    return Evaluation(top1=float(right.mean()), answers=np.asarray(answers, np.int64))
+    left_out = (f"{describe_skipped(skipped)} images could not be used",) if skipped else ()
+    taken_for_granted = (truths.classes.note,) if truths.classes.note else ()
+    return Evaluation(
+        variant=variant,
+        provider=predictor.provider,
+        dataset=dataset.uri,
+        images=images,
+        skipped=dict(skipped),
+        figures=figures,
+        metric=metric,
+        examples=examples.chosen,
+        notes=(*taken_for_granted, *figures.notes, *left_out),
+    )
 
 
-def _batches(dataset: Dataset, skipped: Counter[str]) -> Iterator[tuple[list[npt.NDArray[np.uint8]], list[int]]]:
-    rows = usable_rows(dataset, skipped)
-    while chunk := list(islice(rows, BATCH)):
-        yield [image for image, _ in chunk], [label for _, label in chunk]
+def _batch_size(metric: Metric, preprocess: Preprocess) -> int:
+    """Return how many images are inferred at once: one, where each may become an input of another size."""
+    if preprocess.resize is None and preprocess.crop is None:
+        return 1
+    return BATCHES.get(metric.truth, DENSE_BATCH)
+
+
+def _pictures(
+    dataset: Dataset, predictor: Predictor, truths: Truths, metric: Metric, skipped: Counter[str]
+) -> Iterator[tuple[Pixels, Any, str]]:
+    """Yield (picture, what is true of it, name of its file) of each usable row; others are counted into *skipped*."""
+    for row in dataset.rows():
+        try:
+            if row.image is None:
+                raise ImageError("missing", "the row has no image")  # noqa: TRY301 - one place counts all reasons
+            picture = predictor.load(row.image).pixels
+        except ImageError as error:
+            skipped[error.reason] += 1
+            continue
+        height, width = picture.shape[:2]
+        yield picture, truths.read(metric.truth, row, (height, width)), Path(row.source_file).name
 
 
 def measure_latency(
@@ -120,13 +201,14 @@ def why_rejected(metrics: Mapping[str, float], fp32: Mapping[str, float], max_dr
     """Return why a variant of these *metrics* does not earn its place beside *fp32*; ``None`` if it does.
 
     Args:
-        metrics: ``top1`` (share) and ``latency_ms`` of the variant.
+        metrics: ``latency_ms`` and the primary figure of the variant.
         fp32: The same of the fp32 variant.
-        max_drop: Percentage points of top-1 that may be lost.
+        max_drop: Percentage points of the primary figure that may be lost.
     """
-    drop = 100 * (fp32["top1"] - metrics["top1"])
-    if drop > max_drop:
-        return f"top-1 is {drop:.2f} points below fp32; at most {max_drop:g} are allowed"
+    primary = primary_of(fp32)
+    drop = 100 * (fp32[primary] - metrics[primary]) if primary else 0.0
+    if primary and drop > max_drop:
+        return f"{title_of(primary).name} is {drop:.2f} points below fp32; at most {max_drop:g} are allowed"
     if metrics["latency_ms"] >= fp32["latency_ms"]:
         return f"not faster than fp32: {metrics['latency_ms']:.3f} ms against {fp32['latency_ms']:.3f} ms"
     return None

@@ -32,7 +32,7 @@ from runtime.tasks import (
     Segmentation,
 )
 
-__all__ = ["DRAWERS", "draw"]
+__all__ = ["BACKGROUNDS", "DRAWERS", "draw"]
 
 Draw = Callable[[Canvas, Any, Postprocess], None]
 
