@@ -73,6 +73,15 @@ FRAMEWORKS: Mapping[str, Framework] = {
         best="best.keras",
         last="last.pt",
     ),
+    "flax": Framework(
+        module="controller.lifecycle.training.flax_learner",
+        importer="controller.lifecycle.importers.jax_run",
+        architectures={"flax-tiny": "controller.lifecycle.training.flax_architectures:flax_tiny"},
+        extra="jax",
+        packages=("flax", "jax", "optax", "jax2onnx"),
+        best="best.npz",
+        last="last.npz",
+    ),
 }
 
 
