@@ -113,6 +113,33 @@ def profile(*, reference: str, variant: str | None, store: str | None, as_json: 
     emit(found.as_json(), as_json=as_json, text=found.as_text)
 
 
+def _one(reference: str, store: str | None) -> Target:
+    """Return the graph that ``MODEL[#VARIANT]`` means, the first one if no variant is named."""
+    model, _, variant = reference.partition("#")
+    return _targets(model, (variant,) if variant else (), store)[0]
+
+
+@click.command()
+@click.argument("first", metavar="FIRST[#VARIANT]")
+@click.argument("second", metavar="SECOND[#VARIANT]")
+@click.option("--data", metavar="URI", help="Pictures, labelled for accuracy.  [default: synthetic ones]")
+@click.option("--image-column", help="Of Parquet.  [default: found out]")
+@click.option("--label-column", help="Of Parquet.  [default: label]")
+@store_option
+@json_option
+def compare(*, first: str, second: str, data: str | None, store: str | None, as_json: bool, **columns: Any) -> None:
+    """Show how SECOND differs from FIRST: answers, accuracy, latency, and layer by layer.
+
+    Both are models, artifact directories or .onnx files: digits@1 digits@2, or 'digits#fp32' 'digits#int8-u8s8'.
+    """
+    from controller.lifecycle.look.compare import compare as find_differences
+    from runtime.datasets import open_dataset
+
+    opened = None if data is None else open_dataset(data, **columns)
+    found = find_differences(_one(first, store), _one(second, store), opened)
+    emit(found.as_json(), as_json=as_json, text=found.as_text)
+
+
 @click.command()
 @reference_argument
 @click.option("--variant", help="Which one.  [default: the first]")
@@ -129,4 +156,4 @@ def view(*, reference: str, variant: str | None, port: int, browse: bool, store:
         served.wait()
 
 
-VERBS = (inspect, benchmark, profile, view)
+VERBS = (inspect, benchmark, profile, compare, view)

@@ -19,7 +19,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from controller.lifecycle.graph import EMBEDDED_PREFIX
 
-__all__ = ["QUANTIZABLE_OPS", "Tensors", "calibrated_tensors"]
+__all__ = ["QUANTIZABLE_OPS", "Tensors", "calibrated_tensors", "float_tensors"]
 
 QUANTIZABLE_OPS: frozenset[str] = frozenset({*QDQRegistry, *QLinearOpsRegistry})
 """What ONNX Runtime quantizes when nothing is said."""
@@ -41,7 +41,7 @@ class Tensors:
     same: Mapping[str, str]
 
 
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
+def float_tensors(model: onnx.ModelProto) -> set[str]:
     """Return the names of all tensors of *model* in float32 that are computed or fed."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     constants = {initializer.name for initializer in model.graph.initializer}
@@ -54,7 +54,7 @@ def _float_tensors(model: onnx.ModelProto) -> set[str]:
 
 def calibrated_tensors(model: onnx.ModelProto) -> Tensors:
     """Return which activations of *model* are measured, so that whatever can be quantized may be."""
-    floats = _float_tensors(model)
+    floats = float_tensors(model)
     nodes = [node for node in model.graph.node if not node.name.startswith(EMBEDDED_PREFIX)]
     quantizable = [node for node in nodes if node.op_type in QUANTIZABLE_OPS]
     wanted = dict.fromkeys(

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from controller.lifecycle.export import export
+from controller.lifecycle.export import export_by_dynamo
 from controller.lifecycle.look.complexity import measure_complexity
 
 
@@ -48,7 +48,8 @@ def counted_by_hooks(model: nn.Module) -> int:
 def test_macs_and_parameters_are_those_of_the_layers() -> None:
     torch.manual_seed(0)
     model = Mixed().eval()
-    found = measure_complexity(export(model, 8))
+    graph, _ = export_by_dynamo(model, torch.zeros(2, 3, 8, 8), ["scores"])
+    found = measure_complexity(graph)
     assert found.macs == counted_by_hooks(model)
     assert found.parameters == sum(one.numel() for one in model.parameters())
     assert found.unknown is None
