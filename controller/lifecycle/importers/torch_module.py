@@ -25,7 +25,17 @@ from controller.lifecycle.importers.torch_values import values_inside
 from controller.lifecycle.importers.torch_weights import load_into
 from runtime.errors import UsageError
 
-__all__ = ["ROUTES", "Flat", "ModuleSource", "example_of", "framework", "named_tensors", "open_built", "sha256"]
+__all__ = [
+    "ROUTES",
+    "Flat",
+    "ModuleSource",
+    "called",
+    "example_of",
+    "framework",
+    "named_tensors",
+    "open_built",
+    "sha256",
+]
 
 SOLE_OUTPUT = "output"
 
@@ -68,7 +78,7 @@ class Flat(nn.Module):
         return tuple(tensor for _, tensor in named_tensors(self.model(pixels)))
 
 
-def _called(model: nn.Module, batch: torch.Tensor) -> object:
+def called(model: nn.Module, batch: torch.Tensor) -> object:
     """Return what *model* gives for *batch*.
 
     Raises:
@@ -88,7 +98,7 @@ class ModuleSource:
     """A model of torch, open.
 
     Args:
-        model: Is put into eval mode.
+        model: Is put into eval mode. A script gives a tensor or a tuple of tensors.
         example: What it takes.
         facts: What is known of it.
         outputs: Names for what it gives; ``None``: its own.
@@ -107,8 +117,9 @@ class ModuleSource:
         exported: ExportedProgram | None = None,
     ) -> None:
         self.facts = facts
-        given = _called(model.eval(), example)
-        self._model = model if isinstance(given, torch.Tensor) else Flat(model).eval()
+        given = called(model.eval(), example)
+        is_flat = isinstance(given, torch.Tensor) or isinstance(model, torch.jit.ScriptModule)
+        self._model = model if is_flat else Flat(model).eval()
         self._example = example
         self._outputs = tuple(outputs or (name for name, _ in named_tensors(given)))
         self._exported = exported
@@ -134,7 +145,7 @@ class ModuleSource:
 
     def run(self, batch: Array) -> list[Array]:
         """Return what the model gives for *batch*."""
-        given = _called(self._model, torch.from_numpy(batch))
+        given = called(self._model, torch.from_numpy(batch))
         return [tensor.numpy() for _, tensor in named_tensors(given)]
 
     def values(self, batch: Array) -> Mapping[str, Array]:

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 
 from controller.errors import ExportError
 from controller.lifecycle.importers.source import Job, SourceFacts
-from controller.lifecycle.importers.torch_modes import TRAINING_FLAG, check_eval_mode
+from controller.lifecycle.importers.torch_modes import check_eval_mode, is_training
 from controller.lifecycle.importers.torch_module import ROUTES, ModuleSource, framework, sha256
 from runtime.errors import UsageError
 
@@ -68,8 +68,7 @@ def _training(program: ExportedProgram) -> Iterator[str]:
     """Yield the operators of *program* that are fixed in training mode."""
     for node in program.graph.nodes:
         name = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
-        place = TRAINING_FLAG.get(name)
-        if place is not None and len(node.args) > place and node.args[place] is True:
+        if is_training(name, node.args):
             yield name
 
 

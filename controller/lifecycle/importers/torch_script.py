@@ -2,6 +2,8 @@
 
 Rules:
     * The module is in eval mode; what was traced in training mode is refused, since the mode is fixed in its graph.
+    * What it gives in a tuple or a mapping is flattened by tracing: a script cannot be called while another module is
+      exported.
     * A file of ``torch.save`` is none: the refusal says how its weights are imported.
 """
 
@@ -17,8 +19,16 @@ import torch
 
 from controller.errors import ExportError
 from controller.lifecycle.importers.source import Job, SourceFacts
-from controller.lifecycle.importers.torch_modes import TRAINING_FLAG, check_eval_mode
-from controller.lifecycle.importers.torch_module import ModuleSource, example_of, framework, sha256
+from controller.lifecycle.importers.torch_modes import MODE, check_eval_mode, is_training
+from controller.lifecycle.importers.torch_module import (
+    Flat,
+    ModuleSource,
+    called,
+    example_of,
+    framework,
+    named_tensors,
+    sha256,
+)
 from runtime.errors import UsageError
 
 __all__ = ["open_source"]
@@ -42,7 +52,14 @@ def open_source(job: Job) -> ModuleSource:
     facts = SourceFacts(
         framework=framework(), source_sha256=sha256(path), routes=("torchscript",), warnings=(OBSOLETE,)
     )
-    return ModuleSource(module, example_of(job.color, job.image_size), facts)
+    example = example_of(job.color, job.image_size)
+    given = called(module, example)
+    if isinstance(given, torch.Tensor):
+        return ModuleSource(module, example, facts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flat = torch.jit.trace(Flat(module).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+    return ModuleSource(flat, example, facts, outputs=[name for name, _ in named_tensors(given)])
 
 
 def _load(path: Path) -> Any:
@@ -72,7 +89,7 @@ def _is_pickle(path: Path) -> bool:
 def _training(module: Any) -> Iterator[str]:
     """Yield the operators of *module* that are fixed in training mode."""
     graph = module.inlined_graph  # its nodes live as long as it does
-    for name, place in TRAINING_FLAG.items():
+    for name in MODE:
         for node in graph.findAllNodes(f"aten::{name}"):
-            if node.inputsAt(place).toIValue() is True:
+            if is_training(name, [value.toIValue() for value in node.inputs()]):
                 yield name
