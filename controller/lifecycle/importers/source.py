@@ -38,6 +38,8 @@ class Job:
         prepared_size: (height, width) that their preprocessing leads to; it stands in for *image_size* before an
             importer sees the job.
         color: ``L`` for a factory or an estimator of one channel.
+        features: It takes features, which the preprocessing computes, and no pictures.
+        trusted: A person vouches for the source, though reading it runs the code in it.
     """
 
     source: str
@@ -46,6 +48,8 @@ class Job:
     image_size: tuple[int, int] | None = None
     prepared_size: tuple[int, int] | None = None
     color: str = "RGB"
+    features: bool = False
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
