@@ -23,6 +23,7 @@ from controller.lifecycle.recovery.twins import layer_errors
 
 __all__ = ["EXAMINED", "RUNGS", "Attempt", "Rung"]
 
+PRODUCTS = frozenset({"MatMul", "Gemm"})
 EXAMINED = 64  # images that layers are looked at with
 MOST_LAYERS = 16  # that go back to fp32
 ROBUST = ("mse", "percentile")  # methods that an equalized graph, which has no outliers of one channel, is tried with
@@ -69,13 +70,15 @@ class Rung:
 
     Attributes:
         name: In words.
-        attempts: Yields what is tried; is sent nothing, and given the best so far.
+        attempts: Yields what is tried, given the best so far.
         costs_speed: Whether what it does makes the graph slower.
+        changes_method: Whether all that it does is to choose another method of calibration.
     """
 
     name: str
     attempts: Callable[[Attempt], Iterator[Attempt]]
-    costs_speed: bool
+    costs_speed: bool = False
+    changes_method: bool = False
 
 
 def _per_channel(best: Attempt) -> Iterator[Attempt]:
@@ -90,10 +93,13 @@ def _methods(best: Attempt) -> Iterator[Attempt]:
 
 
 def _operators(best: Attempt) -> Iterator[Attempt]:
-    chosen = best.scheme.op_types & COMPUTE_OPS
-    used = {node.op_type for node in best.calibration.model.graph.node}
-    if best.scheme.op_types & used != chosen & used:
-        yield replace(best, what="convolutions and products only", scheme=replace(best.scheme, op_types=chosen))
+    scheme = replace(best.scheme, op_types=best.scheme.op_types & COMPUTE_OPS)
+    operators = {node.op_type for node in best.calibration.model.graph.node}
+    if PRODUCTS & operators:
+        floats = replace(scheme, float_outputs=best.scheme.float_outputs | PRODUCTS)
+        yield replace(best, what="convolutions and products, what products give in fp32", scheme=floats)
+    if (best.scheme.op_types - COMPUTE_OPS) & operators:
+        yield replace(best, what="convolutions and products only", scheme=scheme)
 
 
 def _ends(best: Attempt) -> Iterator[Attempt]:
@@ -128,17 +134,17 @@ def _equalization(best: Attempt) -> Iterator[Attempt]:
     if fresh is best.calibration.model:
         return
     calibration = best.calibration.of(fresh)
-    for method in dict.fromkeys((*ROBUST, best.method)):
+    for method in dict.fromkeys((*ROBUST, best.method)):  # the channels are others now: what was chosen need not fit
         yield replace(best, what=f"{method}, biases corrected", calibration=calibration, method=method, corrected=True)
 
 
 RUNGS: tuple[Rung, ...] = (
-    Rung("per-channel weights", _per_channel, costs_speed=False),
-    Rung("calibration method", _methods, costs_speed=False),
+    Rung("per-channel weights", _per_channel),
+    Rung("calibration method", _methods, changes_method=True),
     Rung("operators", _operators, costs_speed=True),
     Rung("ends and heads", _ends, costs_speed=True),
     Rung("worst layers", _worst_layers, costs_speed=True),
-    Rung("bias correction", _bias, costs_speed=False),
-    Rung("equalization", _equalization, costs_speed=False),
+    Rung("bias correction", _bias),
+    Rung("equalization", _equalization),
 )
 """Batch normalization is folded before the first: see `controller.lifecycle.quantize.prepare`."""

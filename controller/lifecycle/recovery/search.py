@@ -34,9 +34,10 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """When a search ends.
+    """What a search is for, and when it ends.
 
     Attributes:
+        method: Of the ranges, out of `controller.lifecycle.calibration.methods.METHODS`; ``auto``: all are tried.
         sqnr: That is near enough, dB.
         budget: Seconds.
         least_speedup: Against fp32 on this machine's CPU; ``None``: speed is not measured, where the graph is meant for
@@ -44,6 +45,7 @@ class Goal:
         rungs: That are climbed.
     """
 
+    method: str = AUTO
     sqnr: float = 25.0
     budget: float = 120.0
     least_speedup: float | None = 1.0
@@ -111,21 +113,13 @@ class Recovery:
         return table(("rung", "what", "SQNR dB", "as fp32", "speedup", "s", ""), rows)
 
 
-def recover(
-    calibration: Calibration,
-    scheme: Scheme,
-    goal: Goal,
-    *,
-    method: str = AUTO,
-    clock: Clock = time.monotonic,
-) -> Recovery:
+def recover(calibration: Calibration, scheme: Scheme, goal: Goal, clock: Clock = time.monotonic) -> Recovery:
     """Quantize the calibrated model by *scheme*, as near to fp32 as *goal* asks for.
 
     Args:
         calibration: Of the model, prepared.
         scheme: To begin with.
         goal: When it ends.
-        method: Of the ranges; ``auto``: all are tried.
         clock: Seconds.
 
     Raises:
@@ -135,14 +129,9 @@ def recover(
         UsageError: There is no such method.
     """
     search = _Search(Judge(calibration), goal, clock)
-    plain = Attempt(
-        what=FIRST if method == AUTO else method,
-        calibration=calibration,
-        scheme=scheme,
-        method=FIRST if method == AUTO else method,
-    )
-    search.begin(plain)
-    rungs = [rung for rung in goal.rungs if method == AUTO or rung.name != "calibration method"]
+    method = FIRST if goal.method == AUTO else goal.method
+    search.begin(Attempt(what=method, calibration=calibration, scheme=scheme, method=method))
+    rungs = [rung for rung in goal.rungs if goal.method == AUTO or not rung.changes_method]
     with progress(len(rungs), "recovering accuracy", "rungs") as bar:
         for rung in rungs:
             search.climb(rung)
