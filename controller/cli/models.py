@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from controller.cli import look
+from controller.cli import card, look
 from controller.lifecycle.training.frameworks import FRAMEWORKS
 from runtime.manifest import Manifest, RejectedVariant, Task, Variant
 from runtime.terminal import emit, json_option, table
@@ -299,5 +299,5 @@ def _summary(manifest: Manifest, digest: str) -> str:
     return "\n".join([*lines, "", _figures(manifest)])
 
 
-for verb in look.VERBS:
+for verb in (*card.VERBS, *look.VERBS):
     model.add_command(verb)

@@ -1,4 +1,4 @@
-"""Publishing: files first, the manifest last.
+"""Publishing: files first, then the card, the manifest last.
 
 Rules:
     * A version is published when its manifest exists, and not before; a crash in between leaves
@@ -12,9 +12,11 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from controller.errors import RegistryError
+from controller.registry.cards import put_card
 from controller.registry.objects import put_if_absent
 from runtime.manifest import Manifest, PinnedFile
 from runtime.store import ModelStore, blob_path, manifest_path
@@ -24,13 +26,16 @@ __all__ = ["publish"]
 MOST_RACES = 100  # lost in a row; by then something else is wrong
 
 
-def publish(store: ModelStore, directory: Path, draft: Manifest) -> Manifest:
+def publish(
+    store: ModelStore, directory: Path, draft: Manifest, card: Callable[[Manifest], bytes] | None = None
+) -> Manifest:
     """Publish the artifact in *directory* as the next version of its model.
 
     Args:
         store: Where to.
         directory: Holds the files that *draft* pins.
         draft: What to publish; its version does not count.
+        card: Makes the model card of the manifest as it will be published; ``None``: it gets none.
 
     Returns:
         The manifest as published.
@@ -51,6 +56,8 @@ def publish(store: ModelStore, directory: Path, draft: Manifest) -> Manifest:
     for _ in range(MOST_RACES):
         version = max(store.versions(draft.name), default=0) + 1
         manifest = Manifest.parse(draft.model_copy(update={"version": version}).to_bytes(), strict=True)
+        if card is not None:
+            put_card(store, manifest.digest, card(manifest))
         if put_if_absent(store.objects, manifest_path(draft.name, version), manifest.to_bytes()):
             return manifest
     raise RegistryError(f"{draft.name}: {MOST_RACES} versions in a row were taken by others while publishing")

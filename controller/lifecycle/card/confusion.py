@@ -1,0 +1,94 @@
+"""A confusion matrix that people can read: whole where it is small, its worst pairs where it is not.
+
+Rules:
+    * Only classes that occur, in the data or in the answers, are shown.
+    * `MOST_CLASSES` at most stand in a matrix. Of more, the `MOST_PAIRS` most frequent confusions are listed, with what
+      share of the class they are: a matrix of a thousand classes says nothing to anybody.
+    * A cell has its number as text; its tint says the share of its row, and is never alone in saying something.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from controller.lifecycle.card.markup import Markup, joined, tag
+from controller.lifecycle.metrics import Confusion
+
+__all__ = ["confusion_section"]
+
+MOST_CLASSES = 20
+MOST_PAIRS = 20
+
+Counts = npt.NDArray[np.int64]
+
+
+def confusion_section(confusion: Confusion) -> Markup:
+    """Return *confusion* as a table, with a sentence that says how to read it."""
+    occurs = np.flatnonzero(confusion.counts.sum(axis=0) + confusion.counts.sum(axis=1))
+    counts = confusion.counts[np.ix_(occurs, occurs)]
+    labels = [confusion.labels[number] for number in occurs]
+    return (_matrix if len(occurs) <= MOST_CLASSES else _worst)(labels, counts, confusion.unit)
+
+
+def _shares(counts: Counts) -> npt.NDArray[np.float64]:
+    """Return *counts* as shares of their rows; 0 where a row is empty."""
+    rows = counts.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0))
+
+
+def _matrix(labels: list[str], counts: Counts, unit: str) -> Markup:
+    shares = _shares(counts)
+    corner = tag("th", "labelled ↓ · answered →", scope="col", class_="corner")
+    head = tag("tr", corner, *(tag("th", tag("span", label), scope="col", class_="turned") for label in labels))
+    rows = [
+        tag(
+            "tr",
+            tag("th", label, scope="row"),
+            *(_cell(counts, shares, row, column, unit) for column in range(len(labels))),
+        )
+        for row, label in enumerate(labels)
+    ]
+    number = "the share of the row's pixels, in per cent" if unit == "pixels" else f"a number of {unit}"
+    said = f"A row is a labelled class, a column what the model answered, each cell {number}: right on the diagonal."
+    table = tag("table", tag("caption", said), tag("thead", head), tag("tbody", *rows), class_="matrix")
+    return tag("div", table, class_="wide")
+
+
+def _cell(counts: Counts, shares: npt.NDArray[np.float64], row: int, column: int, unit: str) -> Markup:
+    count, share = int(counts[row, column]), float(shares[row, column])
+    if not count:
+        return tag("td", "·", class_="none")
+    shown = f"{100 * share:.1f}" if unit == "pixels" else str(count)
+    kind = "right" if row == column else "wrong"
+    return tag("td", shown, class_=kind, style=f"--share:{share:.3f}")
+
+
+def _worst(labels: list[str], counts: Counts, unit: str) -> Markup:
+    shares = _shares(counts)
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.lexsort((-shares.ravel(), -wrong.ravel()))[:MOST_PAIRS]
+    pairs = [(row, column) for row, column in (divmod(int(one), len(labels)) for one in order) if wrong[row, column]]
+    if not pairs:
+        return tag("p", f"None of the {len(labels)} classes was taken for another.")
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("labelled", "answered", unit, "of the class", "")))
+    rows = [
+        tag(
+            "tr",
+            tag("th", labels[row], scope="row"),
+            tag("td", labels[column]),
+            tag("td", f"{wrong[row, column]:,}", class_="number"),
+            tag("td", f"{shares[row, column]:.0%}", class_="number"),
+            tag("td", _bar(float(shares[row, column])), class_="bar"),
+        )
+        for row, column in pairs
+    ]
+    total = int(np.count_nonzero(wrong))
+    said = f"The {len(pairs)} most frequent of {total:,} confusions among {len(labels):,} classes that occur."
+    return joined(tag("table", tag("caption", said), tag("thead", head), tag("tbody", *rows)))
+
+
+def _bar(share: float) -> Markup:
+    bar = tag("rect", width=f"{100 * share:.1f}", height=8, rx=2)
+    return tag("svg", bar, viewBox="0 0 100 8", class_="bar", aria_hidden="true", preserveAspectRatio="none")
