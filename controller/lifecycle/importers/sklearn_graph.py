@@ -47,10 +47,15 @@ def convert(estimator: Any, length: int, classes: int, picture: Sequence[int] | 
     for part in (estimator, *estimator.get_params(deep=True).values()):
         if getattr(part, "flatten_transform", False):
             part.flatten_transform = False  # of a vote's `transform`, which is not used; skl2onnx knows no other
+    last = _last(estimator)
     try:
         with _whole_numbers_of_booleans():
             converted: onnx.ModelProto = to_onnx(
-                estimator, initial_types=[(FEATURES, FloatTensorType([None, length]))], target_opset=OPSETS
+                estimator,
+                initial_types=[(FEATURES, FloatTensorType([None, length]))],
+                target_opset=OPSETS,
+                # Of two classes, skl2onnx otherwise gives one score, or both with their signs exchanged.
+                options={} if hasattr(last, "predict_proba") else {id(last): {"raw_scores": True}},
             )
     except Exception as error:  # the converter raises whatever its parts raise
         raise ExportError(
@@ -59,6 +64,13 @@ def convert(estimator: Any, length: int, classes: int, picture: Sequence[int] | 
             "'features')"
         ) from error
     return _of_scores(converted, name, length, classes, picture)
+
+
+def _last(estimator: Any) -> Any:
+    """Return what decides in *estimator*: the last step of a pipeline, the best of a search."""
+    if hasattr(estimator, "steps"):
+        return _last(estimator.steps[-1][1])
+    return _last(estimator.best_estimator_) if hasattr(estimator, "best_estimator_") else estimator
 
 
 @contextmanager
