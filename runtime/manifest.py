@@ -211,6 +211,7 @@ class Variant(PinnedFile):
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     precision: str  # fp32, fp16, int8, ...
+    device_class: str = ""  # of the devices that it is for, in words; empty: any
     opset: int
     ir: int
     inputs: tuple[Tensor, ...]
@@ -231,6 +232,7 @@ class RejectedVariant(Frozen):
 
     id: str
     precision: str
+    device_class: str = ""
     reason: str
     metrics: Metrics = Field(default_factory=dict)
 

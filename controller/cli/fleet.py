@@ -12,11 +12,13 @@ from typing import Any
 
 import click
 
+from controller.cli.figures import proof_of
 from controller.cli.rollouts import rollout
 from controller.cli.shared import client, controller_option, reference
 from controller.errors import ApiError
 from runtime.errors import UsageError
 from runtime.home import Home
+from runtime.protocol.messages import VariantProof
 from runtime.terminal import emit, json_option, table
 
 __all__ = ["controller", "device", "init", "rollout"]
@@ -175,11 +177,21 @@ def _described(found: dict[str, Any]) -> str:
         ("standby", reference(reported.get("standby"))),
         ("phase", reported.get("phase", "-")),
         ("failure", f"{failure['code']}: {failure['message']}" if failure else "-"),
+        *(("variant", f"{proof['variant']}: {_told(found['id'], proof)}") for proof in _proofs(active)),
         ("hardware", f"{hardware['model'] or hardware['machine']}, {hardware['cpu_count']} CPUs" if hardware else "-"),
         ("providers", ", ".join(reported.get("providers", ())) or "-"),
         ("agent", reported.get("agent_version", "-")),
     ]
     return "\n".join(f"{name:<10} {value}" for name, value in rows)
+
+
+def _proofs(active: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return list((active or {}).get("proofs", ()))
+
+
+def _told(device_id: str, proof: dict[str, Any]) -> str:
+    """Return what the device found out about an unproven variant."""
+    return proof_of({**proof, "device": device_id, "speedup": VariantProof.model_validate(proof).speedup})
 
 
 @device.command()

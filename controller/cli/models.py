@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from controller.cli import card, look
+from controller.cli.figures import figures
+from controller.cli.shared import controller_option
 from controller.lifecycle.training.frameworks import FRAMEWORKS
-from runtime.manifest import Manifest, RejectedVariant, Task, Variant
+from runtime.manifest import Manifest, Task
 from runtime.terminal import emit, json_option, table
 
 if TYPE_CHECKING:
@@ -121,8 +123,8 @@ def _image_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option("--evaluation", metavar="URI", help="Labelled images to measure accuracy on.")
 @click.option("--image-column", help="Of Parquet.  [default: found out]")
 @click.option("--label-column", help="Of Parquet.  [default: label]")
-@click.option("--precision", metavar="fp32,int8", help="Variants to build.  [default: int8 too, if there is data]")
-@click.option("--max-drop", type=float, default=0.5, show_default=True, help="Top-1 points that a variant may lose.")
+@click.option("--precision", metavar="fp32,int8|all", help="Variants to build, by id; int8 is this machine's.")
+@click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points that a variant may lose.")
 @store_option
 @json_option
 def import_command(*, as_json: bool, store: str | None, precision: str | None, **options: Any) -> None:
@@ -143,7 +145,7 @@ def import_command(*, as_json: bool, store: str | None, precision: str | None, *
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     result = {**_describe(report.manifest, report.manifest.digest), "notes": list(report.notes)}
-    emit(result, as_json=as_json, text=lambda: f"published {report.manifest.reference}\n{_figures(report.manifest)}")
+    emit(result, as_json=as_json, text=lambda: f"published {report.manifest.reference}\n{figures(report.manifest)}")
 
 
 @model.command(name="list")
@@ -172,11 +174,16 @@ def list_command(*, as_json: bool, store: str | None) -> None:
 @model.command()
 @click.argument("reference", metavar="NAME[@VERSION]")
 @store_option
+@controller_option
 @json_option
-def show(*, reference: str, as_json: bool, store: str | None) -> None:
-    """Show what is known of a model: its manifest with --json, a summary otherwise."""
+def show(*, reference: str, as_json: bool, store: str | None, url: str | None) -> None:
+    """Show what is known of a model: its manifest with --json, a summary otherwise.
+
+    The summary has what devices said of variants that were published as unproven, if a controller can be asked.
+    """
     _, manifest, digest = _published(reference, store)
-    emit(manifest.model_dump(mode="json", by_alias=True), as_json=as_json, text=lambda: _summary(manifest, digest))
+    value = manifest.model_dump(mode="json", by_alias=True)
+    emit(value, as_json=as_json, text=lambda: _summary(manifest, digest, _proofs(manifest, url)))
 
 
 @model.command()
@@ -247,23 +254,26 @@ def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
         "head": manifest.postprocess.kind,
         "digest": digest,
         "classes": len(manifest.labels),
-        "variants": {v.id: {"size": v.size, "metrics": v.metrics} for v in manifest.variants},
+        "variants": {v.id: {"size": v.size, "unproven": v.unproven, "metrics": v.metrics} for v in manifest.variants},
         "rejected": {v.id: {"reason": v.reason, "metrics": v.metrics} for v in manifest.rejected},
     }
 
 
-def _figures(manifest: Manifest) -> str:
-    """Return a table of the variants, those rejected too."""
+def _proofs(manifest: Manifest, url: str | None) -> list[dict[str, Any]]:
+    """Return what devices said of the unproven variants of *manifest*; nothing if there are none, or no controller."""
+    from controller.client import Client
+    from controller.errors import ApiError
 
-    def row(variant: Variant | RejectedVariant, size: str, verdict: str) -> tuple[object, ...]:
-        metrics = variant.metrics
-        top1 = f"{metrics['top1']:.2%}" if "top1" in metrics else "-"
-        agreement = f"{metrics['agreement_fp32']:.2%}" if "agreement_fp32" in metrics else "-"
-        return variant.id, size, top1, agreement, f"{metrics['latency_ms']:.3f}", verdict
-
-    rows = [row(variant, f"{variant.size / 1e6:.2f} MB", "published") for variant in manifest.variants]
-    rows += [row(variant, "-", f"rejected: {variant.reason}") for variant in manifest.rejected]
-    return table(("variant", "size", "top-1", "as fp32", "ms, 1 thread", ""), rows)
+    if not any(variant.unproven for variant in manifest.variants):
+        return []
+    try:
+        with Client.find(url) as client:
+            found: list[dict[str, Any]] = client.get(f"/models/{manifest.name}/{manifest.version}/proofs")
+            return found
+    except ApiError:
+        if url is not None:
+            raise
+        return []  # models are looked at without a controller, too
 
 
 def _answers(manifest: Manifest) -> dict[str, str]:
@@ -284,7 +294,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)}: {', '.join([*names[:MOST_NAMES], *['...'][: len(names) > MOST_NAMES]])}"
 
 
-def _summary(manifest: Manifest, digest: str) -> str:
+def _summary(manifest: Manifest, digest: str, proofs: Sequence[dict[str, Any]]) -> str:
     provenance, requires = manifest.provenance, manifest.requires
     facts = {
         "model": f"{manifest.reference} ({manifest.task}, manifest {digest})",
@@ -296,7 +306,7 @@ def _summary(manifest: Manifest, digest: str) -> str:
         "needs": f"ONNX Runtime {requires.ort}, {requires.memory_mb} MB of memory, {requires.disk_mb} MB of disk",
     }
     lines = [f"{what:9} {fact}" for what, fact in facts.items()]
-    return "\n".join([*lines, "", _figures(manifest)])
+    return "\n".join([*lines, "", figures(manifest, proofs)])
 
 
 for verb in (*card.VERBS, *look.VERBS):

@@ -83,8 +83,8 @@ class Scenario:
             )  # fmt: skip
             check(published["version"] == version, f"published as version {published['version']}, expected {version}")
             for variant, facts in published["variants"].items():
-                top1, latency = facts["metrics"]["top1"], facts["metrics"]["latency_ms"]
-                step.note(**{variant: f"{top1:.2%} in {latency:.3f} ms"})
+                top1, latency = facts["metrics"]["top1"], facts["metrics"].get("latency_ms")
+                step.note(**{variant: f"{top1:.2%} " + (f"in {latency:.3f} ms" if latency else "(unproven)")})
             for variant, facts in published["rejected"].items():
                 step.note(**{f"{variant} rejected": facts["reason"]})
 

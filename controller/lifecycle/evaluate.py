@@ -33,11 +33,12 @@ from runtime.datasets import Dataset
 from runtime.errors import DatasetError, ImageError
 from runtime.manifest import CustomOps, Preprocess
 from runtime.predictor import Predictor
+from runtime.providers import CPU
 from runtime.session import Session, SessionOptions
 from runtime.tasks import head_of
 from runtime.terminal import progress
 
-__all__ = ["Evaluation", "evaluate", "measure_latency", "why_rejected"]
+__all__ = ["Evaluation", "evaluate", "measure_latency"]
 
 BATCHES: Mapping[str, int] = {"label": 32}  # images, by what must be known of them
 DENSE_BATCH = 8  # images, where each answer may be as large as the image
@@ -172,7 +173,10 @@ def _pictures(
 
 
 def measure_latency(
-    paths: Mapping[str, Path], batch: npt.NDArray[Any], custom_ops: Sequence[CustomOps] = ()
+    paths: Mapping[str, Path],
+    batch: npt.NDArray[Any],
+    custom_ops: Sequence[CustomOps] = (),
+    provider: str = CPU.reference,
 ) -> dict[str, float]:
     """Return the median milliseconds of one run of each graph, by its key in *paths*.
 
@@ -180,9 +184,14 @@ def measure_latency(
         paths: ONNX files that take the same input.
         batch: The input: one image, or the fixed batch.
         custom_ops: Libraries of operators that they need.
+        provider: Reference of the execution provider (see `runtime.providers`).
+
+    Raises:
+        ProviderError: The provider cannot be had.
+        ModelError: A graph does not run on it.
     """
     one_thread = SessionOptions(intra_op_threads=1)
-    sessions = {name: Session(path, options=one_thread, custom_ops=custom_ops) for name, path in paths.items()}
+    sessions = {name: Session(path, provider, one_thread, custom_ops=custom_ops) for name, path in paths.items()}
     times: dict[str, list[float]] = {name: [] for name in paths}
     until = time.perf_counter() + (LATENCY_BUDGET if len(paths) > 1 else ALONE_BUDGET)
     for number in range(WARM_UPS + ROUNDS):
@@ -195,20 +204,3 @@ def measure_latency(
         if last:
             break
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def why_rejected(metrics: Mapping[str, float], fp32: Mapping[str, float], max_drop: float) -> str | None:
-    """Return why a variant of these *metrics* does not earn its place beside *fp32*; ``None`` if it does.
-
-    Args:
-        metrics: ``latency_ms`` and the primary figure of the variant.
-        fp32: The same of the fp32 variant.
-        max_drop: Percentage points of the primary figure that may be lost.
-    """
-    primary = primary_of(fp32)
-    drop = 100 * (fp32[primary] - metrics[primary]) if primary else 0.0
-    if primary and drop > max_drop:
-        return f"{title_of(primary).name} is {drop:.2f} points below fp32; at most {max_drop:g} are allowed"
-    if metrics["latency_ms"] >= fp32["latency_ms"]:
-        return f"not faster than fp32: {metrics['latency_ms']:.3f} ms against {fp32['latency_ms']:.3f} ms"
-    return None

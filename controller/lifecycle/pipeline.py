@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.errors import ExportError
+from controller.lifecycle.building import Workshop
 from controller.lifecycle.calibration.images import spread_images
 from controller.lifecycle.data import ImportData, find_data
 from controller.lifecycle.draft import Card, Draft
 from controller.lifecycle.golden import synthetic_pictures
 from controller.lifecycle.heads import Evidence, Facts, Recognized, parse_metadata, recognize
 from controller.lifecycle.importers import ImportedModel, load_source
+from controller.lifecycle.judging import judged
 from controller.lifecycle.labels import agreed_labels, read_names
 from controller.lifecycle.oldest import NOT_RUN, OldestRuntime, prove_on_oldest
 from controller.lifecycle.pictures import decided_preprocess, picture_input
@@ -29,7 +31,6 @@ from controller.lifecycle.presets import resolve_preprocess
 from controller.lifecycle.reference import Built, build_reference
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
-from controller.lifecycle.variants import BUILDERS
 from controller.registry.publish import publish
 from runtime.errors import UsageError
 from runtime.manifest import Manifest, Postprocess, Preprocess, Provenance
@@ -188,9 +189,9 @@ def _postprocess(
 def _built(reference: Built, plan: _Plan, directory: Path, max_drop: float) -> Manifest:
     """Build all variants of the model in *directory*, and return its manifest without those that were rejected."""
     data = plan.data
-    others = {p: BUILDERS[p].build(reference, data.calibration, directory) for p in data.precisions}
+    others, failed = Workshop(reference, data.calibration, directory).build_all(data.variants)
     draft = Draft.of(directory, reference, others, data.pictures)
-    return draft.judged(draft.manifest(plan.card), data.evaluation, max_drop)
+    return judged(draft, draft.manifest(plan.card), data.evaluation, max_drop, failed=failed)
 
 
 def _provenance(imported: ImportedModel) -> Provenance:

@@ -142,6 +142,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> onnx.Mod
                 extra,
             )
             quantizer.quantize_model()
+            quantizer.model.topological_sort()
         except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
             raise ExportError(f"the graph cannot be quantized: {' '.join(str(error).split())[:300]}") from error
     return at_most_published_versions(quantizer.model.model)

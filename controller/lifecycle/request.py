@@ -8,9 +8,10 @@ from typing import get_args
 
 from controller.lifecycle.fitting import size_after
 from controller.lifecycle.importers.source import Job
-from controller.lifecycle.variants import check_precisions
+from controller.lifecycle.variants import requested
 from runtime.errors import UsageError
 from runtime.files import hash_file
+from runtime.hardware import this_machine
 from runtime.manifest import MODEL_NAME, CustomOps, Postprocess, Preprocess, Task
 from runtime.tasks import HEADS
 
@@ -41,8 +42,8 @@ class ImportRequest:
         custom_ops: A library of operators that ONNX Runtime does not have.
         calibration: Dataset to calibrate with.
         evaluation: Labelled dataset to measure accuracy on.
-        precisions: Variants to build.
-        max_drop: Percentage points of top-1 that a variant may lose.
+        precisions: Variants to build: ids, ``int8`` (this machine's), ``all``, and ``fp32``.
+        max_drop: Percentage points of the primary figure that a variant may lose.
         image_column: Of Parquet datasets.
         label_column: Of Parquet datasets.
     """
@@ -90,7 +91,7 @@ class ImportRequest:
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"{option} is {value:g}; expected 0 to 1")
         if self.precisions is not None:
-            check_precisions(self.precisions)
+            requested(self.precisions, this_machine())
 
     def _check_task(self) -> None:
         tasks = get_args(Task)

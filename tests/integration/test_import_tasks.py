@@ -366,7 +366,7 @@ REFUSED: Mapping[str, tuple[onnx.ModelProto, tuple[str, ...], tuple[str, ...]]] 
     "int8 of a detector": (
         answering_graph({"output0": dense_rows().T}, metadata=YOLO_METADATA),
         ("--precision", "fp32,int8"),
-        ("precision int8 cannot be built", "no format of labels for detection yet"),
+        ("precision int8-u", "must be judged on labelled images: give --evaluation URI"),
     ),
 }
 

@@ -19,7 +19,9 @@ from controller.lifecycle.oldest import NOT_RUN
 from controller.lifecycle.pipeline import ImportRequest, import_model
 from controller.lifecycle.training.record import TrainingConfig
 from controller.lifecycle.training.run import train
+from controller.lifecycle.variants import requested
 from runtime.errors import UsageError
+from runtime.hardware import this_machine
 from runtime.predictor import Predictor
 from runtime.store import ModelStore, resolve_artifact
 
@@ -64,7 +66,10 @@ def test_two_variants_from_a_run_that_knows_its_own_data(digit_folder: Path, sto
     shutil.copytree(digit_folder, data)
     record = train(TrainingConfig(data=str(data), arch="tiny", epochs=2, out=run))
     report = import_model(ImportRequest(source=str(run), name="digits", max_drop=100), store)
-    assert {v.id for v in (*report.manifest.variants, *report.manifest.rejected)} == {"fp32", "int8"}
+    assert {v.id for v in (*report.manifest.variants, *report.manifest.rejected)} == {
+        "fp32",
+        *requested(("fp32", "int8"), this_machine()),
+    }
     assert report.manifest.labels == record.labels
     assert report.manifest.variants[0].metrics["top1_images"] == record.held_out.rows
     assert report.manifest.provenance.dataset is not None

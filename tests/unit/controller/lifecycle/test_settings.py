@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from controller.lifecycle.calibration.images import calibration_batches, spread_images
-from controller.lifecycle.evaluate import why_rejected
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.labelled import usable_rows
-from controller.lifecycle.variants import check_precisions
 from runtime.datasets import ArrayDataset, open_dataset
-from runtime.errors import DatasetError, UsageError
+from runtime.errors import DatasetError
 from runtime.manifest import Preprocess, Tensor
 from runtime.preprocess import Preprocessor
 
@@ -23,33 +21,6 @@ def numbered(count: int, labels: np.ndarray | None = None, names: tuple[str, ...
     images = np.zeros((count, 8, 8, 3), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
     return ArrayDataset(uri="n", images=images, labels=labels, label_names=names, source_file="n", fingerprint="f")
-
-
-def test_precisions_that_cannot_be_built_are_refused() -> None:
-    check_precisions(("fp32", "int8"))
-    with pytest.raises(UsageError, match="precision fp16 cannot be built; expected out of fp32, int8"):
-        check_precisions(("fp32", "fp16"))
-    with pytest.raises(UsageError, match="needs fp32 beside it"):
-        check_precisions(("int8",))
-
-
-FP32 = {"top1": 0.9, "latency_ms": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("metrics", "max_drop", "says"),
-    [
-        ({"top1": 0.896, "latency_ms": 1.0}, 0.5, None),
-        ({"top1": 0.95, "latency_ms": 1.0}, 0.0, None),
-        ({"top1": 0.89, "latency_ms": 1.0}, 0.5, "top-1 is 1.00 points below fp32; at most 0.5 are allowed"),
-        ({"top1": 0.89, "latency_ms": 1.0}, 1.5, None),
-        ({"top1": 0.9, "latency_ms": 2.0}, 0.5, "not faster than fp32: 2.000 ms against 2.000 ms"),
-    ],
-)
-def test_variant_earns_its_place_by_accuracy_and_speed(
-    metrics: dict[str, float], max_drop: float, says: str | None
-) -> None:
-    assert why_rejected(metrics, FP32, max_drop) == says
 
 
 def test_calibration_images_come_from_all_over() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import onnx
 import pytest
 
 from controller.lifecycle import golden
+from controller.lifecycle.building import Workshop
 from controller.lifecycle.draft import Card, Draft
 from controller.lifecycle.footprint import peak_memory_mb
 from controller.lifecycle.importers import ImportedModel, load_source
+from controller.lifecycle.judging import judged, measured_speeds
 from controller.lifecycle.reference import FP32, Built, build_reference
-from controller.lifecycle.variants import build_int8
-from runtime.artifact import Artifact
+from controller.lifecycle.variants import VARIANTS
+from controller.lifecycle.verdict import Speed
 from runtime.datasets import ArrayDataset
 from runtime.errors import UsageError
+from runtime.hardware import Part, this_machine
 from runtime.manifest import MANIFEST_FILE, Manifest, Postprocess, Preprocess, Provenance, Resize
 from runtime.proof import prove_isolated
 from runtime.session import Session
@@ -88,24 +92,25 @@ def test_graph_of_another_float_embeds_if_it_can(kind: int, dtype: str, embedded
 
 
 def test_int8_leaves_the_normalization_exact(built: Built, pictures: ArrayDataset, tmp_path: Path) -> None:
-    path = build_int8(built, pictures, tmp_path)
+    path = Workshop(built, pictures, tmp_path).build("int8-u8s8")
     graph = onnx.load(path).graph
     operators = [node.op_type for node in graph.node]
     assert operators.count("QuantizeLinear") > 0
     producers = {node.output[0]: node for node in graph.node}
-    embedded = [node for node in graph.node if node.name.startswith("vedette_")]
-    assert {node.op_type for node in embedded} == {"Transpose", "Cast", "Mul", "Add"}
+    pairs = ("QuantizeLinear", "DequantizeLinear")
+    embedded = [node for node in graph.node if node.name.startswith("vedette_") and node.op_type not in pairs]
+    assert {"Transpose", "Cast"} <= {node.op_type for node in embedded} <= {"Transpose", "Cast", "Mul", "Add"}
     for node in embedded:
         sources = [producers[name].op_type for name in node.input if name in producers]
         assert "DequantizeLinear" not in sources
     weights = {i.name: i for i in graph.initializer}
-    scales = [weights[n.input[1]] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0].startswith("w")]
+    scales = [weights[producers[n.input[1]].input[1]] for n in graph.node if n.op_type == "Conv"]
     assert [list(scale.dims) for scale in scales] == [[8]], "one scale for each output channel"
 
 
 def test_int8_without_images_is_refused(built: Built, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="int8 needs real images: give --calibration"):
-        build_int8(built, None, tmp_path)
+    with pytest.raises(UsageError, match="precision int8-u8s8 needs real images: give --calibration"):
+        Workshop(built, None, tmp_path).build("int8-u8s8")
 
 
 def draft_of(built: Built, pictures: ArrayDataset | None, others: dict[str, Path]) -> tuple[Draft, Manifest]:
@@ -156,32 +161,100 @@ def test_golden_outputs_that_are_large_are_of_fewer_pictures() -> None:
     assert golden.pictures_within_limit({"y": np.zeros((3, 9_000_000), np.float32)}, 3) == 1
 
 
-def test_rejected_variant_leaves_its_figures_and_no_file(built: Built, pictures: ArrayDataset) -> None:
-    directory = built.path.parent
-    draft, manifest = draft_of(built, pictures, {"int8": build_int8(built, pictures, directory)})
-    assert [variant.id for variant in manifest.variants] == ["fp32", "int8"]
-    slow = [
-        v.model_copy(update={"metrics": {**v.metrics, "latency_ms": 1.0 if v.id == FP32 else 2.0}})
-        for v in manifest.variants
-    ]
-    judged = draft.judged(manifest.model_copy(update={"variants": tuple(slow)}), pictures, max_drop=100)
-    assert [variant.id for variant in judged.variants] == ["fp32"]
-    assert judged.rejected[0].reason == "not faster than fp32: 2.000 ms against 1.000 ms"
-    assert {"top1", "latency_ms", "agreement_fp32"} <= judged.rejected[0].metrics.keys()
-    assert not (directory / "model.int8.onnx").exists()
+@pytest.fixture
+def drafted(built: Built, pictures: ArrayDataset) -> tuple[Draft, Manifest]:
+    """A draft of fp32, a quantized variant for CPUs, one for TensorRT, and half precision."""
+    workshop = Workshop(built, pictures, built.path.parent)
+    wanted = ("int8-u8s8", "int8-s8s8", "fp16")
+    return draft_of(built, pictures, {name: workshop.build(name) for name in wanted})
+
+
+SLOWER, FASTER = Speed(latency_ms=2.0, reference_ms=1.0), Speed(latency_ms=1.0, reference_ms=4.0)
+
+
+def test_rejected_variant_leaves_its_figures_and_no_file(
+    drafted: tuple[Draft, Manifest], pictures: ArrayDataset
+) -> None:
+    draft, manifest = drafted
+    directory = draft.directory
+    failed = {"int8-qnn": "it cannot be built: so it said"}
+    made = judged(draft, manifest, pictures, 100, failed=failed, speeds={"int8-u8s8": SLOWER})
+    assert {variant.id for variant in made.variants} == {"fp32", "int8-s8s8", "fp16"}
+    slow, unbuilt = made.rejected
+    assert slow.reason == "not faster than fp32: 2.000 ms against 1.000 ms"
+    assert {"top1", "latency_ms", "agreement_fp32"} <= slow.metrics.keys()
+    assert (unbuilt.id, unbuilt.reason, unbuilt.metrics) == ("int8-qnn", failed["int8-qnn"], {})
+    assert not (directory / "model.int8-u8s8.onnx").exists()
     with np.load(directory / golden.GOLDEN_FILE) as arrays:
-        assert set(arrays) == {"input", "output/fp32/scores"}
-    Artifact.open(directory).verify()
+        assert {name for name in arrays if "u8s8" in name} == set()
+        assert {"input", "output/fp32/scores", "output/fp16/scores"} <= {*arrays}
+    draft.opened(made).verify()
+
+
+def test_what_was_not_measured_on_its_class_is_unproven_and_claims_no_latency(
+    drafted: tuple[Draft, Manifest], pictures: ArrayDataset
+) -> None:
+    made = judged(*drafted, pictures, 100, speeds={"int8-u8s8": FASTER})
+    by_id = {variant.id: variant for variant in made.variants}
+    assert {name: variant.unproven for name, variant in by_id.items()} == {
+        "fp32": False,
+        "int8-u8s8": False,
+        "int8-s8s8": True,
+        "fp16": True,
+    }
+    assert by_id["int8-u8s8"].metrics["speedup_fp32"] == 4.0
+    for name in ("int8-s8s8", "fp16"):
+        assert "top1" in by_id[name].metrics
+        assert {"latency_ms", "speedup_fp32"}.isdisjoint(by_id[name].metrics)
+    for name in ("int8-u8s8", "int8-s8s8", "fp16"):
+        kind, variant = VARIANTS[name], by_id[name]
+        assert (variant.providers, variant.requires) == (kind.providers, kind.requires)
+        assert (variant.precision, variant.device_class) == (kind.precision, kind.device_class)
+
+
+def test_speed_is_measured_where_a_device_of_the_class_is_at_hand_and_only_there(
+    drafted: tuple[Draft, Manifest],
+) -> None:
+    draft, _ = drafted
+    able = replace(this_machine(), cpu_flags=frozenset({"avx512_vnni"}), parts=frozenset({Part.CPU}))
+    unable = replace(able, cpu_flags=frozenset())
+    names = ("int8-u8s8", "int8-s8s8", "fp16")
+    speeds = measured_speeds(draft, names, able)
+    assert [*speeds] == ["int8-u8s8"]
+    assert speeds["int8-u8s8"].speedup > 0
+    assert measured_speeds(draft, names, unable) == {}
+
+
+def test_accuracy_that_falls_too_far_is_rejected_on_any_device(
+    drafted: tuple[Draft, Manifest], pictures: ArrayDataset
+) -> None:
+    draft, _ = drafted
+    scrambled = onnx.load(draft.paths["fp16"])
+    weights = next(one for one in scrambled.graph.initializer if one.name == "g")
+    values = onnx.numpy_helper.to_array(weights)
+    weights.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(-values), "g"))
+    onnx.save(scrambled, draft.paths["fp16"])
+    draft = Draft.of(draft.directory, draft.reference, {"fp16": draft.paths["fp16"]}, pictures)
+    (wrong,) = judged(draft, draft.manifest(CARD), pictures, 100, speeds={}).rejected
+    assert wrong.reason.startswith("further from fp32 than half precision explains: output 'scores' differs")
+
+
+def test_variants_give_what_fp32_gives_within_what_their_numbers_explain(drafted: tuple[Draft, Manifest]) -> None:
+    draft, manifest = drafted
+    expected = draft.outputs[FP32]["scores"]
+    for name, most in (("fp16", 1e-2), ("int8-u8s8", 0.1), ("int8-s8s8", 0.1)):
+        found = draft.outputs[name]["scores"]
+        assert np.abs(found - expected).max() <= most * max(1.0, float(np.abs(expected).max())), name
+    assert {str(variant.inputs) for variant in manifest.variants} == {str(manifest.variants[0].inputs)}
 
 
 def test_accuracy_is_what_a_plain_session_says(built: Built, pictures: ArrayDataset) -> None:
-    draft, manifest = draft_of(built, pictures, {})
-    judged = draft.judged(manifest, pictures, max_drop=0.5)
+    made = judged(*draft_of(built, pictures, {}), pictures, 0.5)
     scores = Session(built.path).run(pictures.images)[0]
     expected = float(np.mean(scores.argmax(1) == pictures.labels))
-    assert judged.variants[0].metrics["top1"] == pytest.approx(expected, abs=1e-6)
-    assert judged.variants[0].metrics["top1_images"] == 40
-    assert judged.requires.disk_mb == 1
+    assert made.variants[0].metrics["top1"] == pytest.approx(expected, abs=1e-6)
+    assert made.variants[0].metrics["top1_images"] == 40
+    assert made.requires.disk_mb == 1
 
 
 def test_memory_is_that_of_the_proof_alone(built: Built) -> None:
