@@ -26,7 +26,7 @@ import numpy.typing as npt
 from controller.lifecycle.examples import Example, Examples
 from controller.lifecycle.labelled import describe_skipped
 from controller.lifecycle.metrics import METRICS, ClassTable, Confusion, Figures, Metric
-from controller.lifecycle.metrics.titles import primary_of, title_of
+from controller.lifecycle.metrics.titles import title_of
 from controller.lifecycle.truth import Truths
 from runtime.artifact import Artifact
 from runtime.datasets import Dataset
