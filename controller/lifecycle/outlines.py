@@ -7,6 +7,7 @@ Rules:
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,9 @@ def outline_mask(outline: Any, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Return which pixels of an image of *size* (height, width) lie in *outline*, (height, width); raises the same."""
     from pycocotools import mask
 
-    decoded = mask.decode(outline_rle(outline, size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its __array__ is that of NumPy 1
+        decoded = mask.decode(outline_rle(outline, size))
     if decoded.shape != size:
         raise DatasetError(f"an outline is of a picture of {decoded.shape} (height, width), not of {size}")
     return np.asarray(decoded, np.bool_)
