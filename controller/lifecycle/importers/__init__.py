@@ -89,6 +89,13 @@ IMPORTERS: Sequence[Importer] = (
         takes=("image_size",),
         needs="train",
     ),
+    Importer(
+        what="a Keras model (.keras, .h5)",
+        recognizes=_ends_with(".keras", ".h5", ".hdf5"),
+        module=f"{PACKAGE}.keras_model",
+        takes=("image_size",),
+        needs="keras",
+    ),
 )
 
 
