@@ -29,7 +29,7 @@ from runtime.drawing import BACKGROUNDS
 from runtime.errors import DatasetError
 from runtime.manifest import Manifest, Task
 
-__all__ = ["READERS", "Truths", "is_labelled"]
+__all__ = ["READERS", "Truths"]
 
 MOST_NAMED = 20  # of what cannot be mapped
 GRAY_MODES = ("1", "L", "P", "I", "I;16")  # of Pillow: one number a pixel
@@ -99,12 +99,6 @@ class Truths:
             f"dataset {self.dataset.uri} has no {what} in row {row.source_row} of {row.source_file}; "
             "docs/evaluation.md says how labels are given"
         )
-
-
-def is_labelled(dataset: Dataset) -> bool:
-    """Whether anything is known of the first picture of *dataset*."""
-    row = next(dataset.rows(0, 1))
-    return any(known is not None for known in (row.label, row.objects, row.mask))
 
 
 def _some(labels: tuple[str, ...]) -> str:
