@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.manifest import Manifest, RejectedVariant, Variant
+from runtime.providers import ALIASES
 from runtime.terminal import table
 
 __all__ = ["figures", "proof_of"]
@@ -47,9 +48,15 @@ def _verdict(variant: Variant, proofs: Sequence[Mapping[str, Any]]) -> str:
 
 def proof_of(proof: Mapping[str, Any]) -> str:
     """Return what a device said of an unproven variant, in words."""
-    provider = str(proof["provider"]).replace("ExecutionProvider", "")
-    where = f"on {proof['device']} ({provider})"
+    where = f"on {proof['device']} ({_alias(str(proof['provider']))})"
     if not proof["passed"]:
         return f"refused {where}: {proof['reason']}"
     speedup = proof["speedup"]
     return f"proven {where}" if speedup is None else f"proven {where} {speedup:.1f}x"
+
+
+def _alias(reference: str) -> str:
+    """Return how a person names the provider of that *reference*, as ``--provider`` takes it."""
+    name, colon, device = reference.partition(":")
+    aliases = {full: alias for alias, full in ALIASES.items()}
+    return f"{aliases.get(name, name)}{colon}{device.lower()}"

@@ -99,7 +99,7 @@ def test_first_device_of_its_class_measures_runs_and_reports_an_unproven_variant
 
         active = opened.get("/devices/cam1")["reported"]["active"]
         assert active["variant"] == PROMISED  # it was measured to be faster, so it serves
-        told = f"proven on cam1 (CPU) {proof['speedup']:.1f}x"
+        told = f"proven on cam1 (cpu) {proof['speedup']:.1f}x"
         assert f"unproven; {told}" in opened.run("vedette", "model", "show", "means@1").stdout
         assert f"{PROMISED}: {told}" in opened.run("vedette", "device", "show", "cam1").stdout
         kept = {path.name for path in (tmp_path / "agents" / "cam1").rglob("*.onnx")}
