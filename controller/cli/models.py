@@ -13,7 +13,7 @@ import click
 from controller.cli import card, look
 from controller.cli.figures import figures
 from controller.cli.shared import controller_option
-from controller.lifecycle.training.frameworks import FRAMEWORKS
+from controller.lifecycle.training.frameworks import FRAMEWORKS, epochs_of
 from runtime.manifest import Manifest, Task
 from runtime.terminal import emit, json_option, table
 
@@ -40,7 +40,7 @@ def _built_in() -> str:
 )
 @click.option("--framework", default="torch", show_default=True, help=f"{', '.join(FRAMEWORKS)}.")
 @click.option("--arch", required=True, help=f"MODULE:FACTORY, or {_built_in()}.")
-@click.option("--epochs", required=True, type=int, help="How often the data is gone through.")
+@click.option("--epochs", type=int, help="How often the data is gone through; not for sklearn, which fits once.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory of the run.")
 @click.option("--image-size", type=int, help="Height and width of the input, pixels.  [default: as the data]")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images a step.")
@@ -54,7 +54,7 @@ def _built_in() -> str:
 @click.option("--label-column", help="Of Parquet.  [default: label]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 @json_option
-def train(*, as_json: bool, resume: bool, **options: Any) -> None:
+def train(*, as_json: bool, resume: bool, framework: str, epochs: int | None, **options: Any) -> None:
     """Train a classifier; `vedette model import RUN` publishes it."""
     # GNU OpenMP's threads spin while they wait; beside other work on the same cores that made an epoch 15 times
     # slower. It is read when torch is loaded, so it is set before.
@@ -62,7 +62,7 @@ def train(*, as_json: bool, resume: bool, **options: Any) -> None:
     from controller.lifecycle.training.record import TrainingConfig
     from controller.lifecycle.training.run import train as run_training
 
-    config = TrainingConfig(**options)
+    config = TrainingConfig(framework=framework, epochs=epochs_of(framework, epochs), **options)
     record = run_training(config, resume=resume)
     if record.best is None:
         raise AssertionError("a finished run has a best epoch")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import sklearn
 from sklearn.base import is_classifier
@@ -30,7 +31,7 @@ from controller.lifecycle.importers.source import Array, Job, SourceFacts
 from runtime.errors import UsageError
 from runtime.files import hash_file
 
-__all__ = ["ROUTES", "SklearnSource", "compares_labels", "framework", "open_built", "open_source"]
+__all__ = ["ROUTES", "SklearnSource", "compares_labels", "framework", "open_built", "open_source", "scores_of"]
 
 ROUTES = ("skl2onnx",)
 COMPARING = ("sklearn.tree.", "sklearn.ensemble.", "sklearn.neighbors.")
@@ -70,15 +71,19 @@ class SklearnSource:
 
     def run(self, batch: Array) -> list[Array]:
         """Return the scores of *batch*, (n, height, width, channels) or (n, length): float32 (n, classes)."""
-        rows = batch.reshape(len(batch), -1)
-        if hasattr(self._estimator, "predict_proba"):
-            return [np.asarray(self._estimator.predict_proba(rows), np.float32)]
-        decided = np.asarray(self._estimator.decision_function(rows), np.float32)
-        return [np.stack([-decided, decided], axis=1) if decided.ndim == 1 else decided]
+        return [scores_of(self._estimator, batch.reshape(len(batch), -1))]
 
     def values(self, batch: Array) -> Mapping[str, Array]:  # noqa: ARG002 - skl2onnx's names are its own
         """Return nothing: no value inside the estimator has a name."""
         return {}
+
+
+def scores_of(estimator: Any, rows: Array) -> npt.NDArray[np.float32]:
+    """Return the probabilities, or else the decisions, of *estimator* for *rows* (n, length): (n, classes)."""
+    if hasattr(estimator, "predict_proba"):
+        return np.asarray(estimator.predict_proba(rows), np.float32)
+    decided = np.asarray(estimator.decision_function(rows), np.float32)
+    return np.stack([-decided, decided], axis=1) if decided.ndim == 1 else decided
 
 
 def open_source(job: Job) -> SklearnSource:

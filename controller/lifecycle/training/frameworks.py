@@ -20,7 +20,7 @@ from typing import Any
 
 from runtime.errors import UsageError
 
-__all__ = ["FRAMEWORKS", "Framework", "framework_of", "resolve"]
+__all__ = ["FRAMEWORKS", "Framework", "epochs_of", "framework_of", "resolve"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,7 @@ class Framework:
         packages: That must be there.
         best: File of the best weights, in the run directory.
         last: File of what the next epoch depends on; ``None``: a run cannot be resumed.
+        fits_once: It takes all of the data at once: there are no epochs.
     """
 
     module: str
@@ -44,6 +45,7 @@ class Framework:
     packages: tuple[str, ...]
     best: str
     last: str | None
+    fits_once: bool = False
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -82,6 +84,20 @@ FRAMEWORKS: Mapping[str, Framework] = {
         best="best.npz",
         last="last.npz",
     ),
+    "sklearn": Framework(
+        module="controller.lifecycle.training.sklearn_learner",
+        importer="controller.lifecycle.importers.sklearn_run",
+        architectures={
+            "hog-svm": "controller.lifecycle.training.sklearn_architectures:hog_svm",
+            "logistic": "controller.lifecycle.training.sklearn_architectures:logistic",
+            "forest": "controller.lifecycle.training.sklearn_architectures:forest",
+        },
+        extra="sklearn",
+        packages=("sklearn", "skl2onnx"),
+        best="best.joblib",
+        last=None,
+        fits_once=True,
+    ),
 }
 
 
@@ -100,6 +116,21 @@ def framework_of(name: str) -> Framework:
             f"pip install 'vedette[{framework.extra}]'"
         )
     return framework
+
+
+def epochs_of(name: str, asked: int | None) -> int:
+    """Return how often framework *name* goes through the data, as *asked* for.
+
+    Raises:
+        UsageError: There is no such framework, nothing was asked for where it matters, or something where it does not.
+    """
+    if framework_of(name).fits_once:
+        if asked is not None:
+            raise UsageError(f"framework {name!r} is fitted once, to all of the data; leave --epochs out")
+        return 1
+    if asked is None:
+        raise UsageError(f"framework {name!r} needs --epochs N")
+    return asked
 
 
 def resolve(framework: str, arch: str) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from controller.lifecycle.training.samples import Pixels
 from runtime.manifest import Preprocess
 
-__all__ = ["Batch", "Learner", "normalized"]
+__all__ = ["Batch", "Learner", "ResumableLearner"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,10 @@ class Learner(Protocol):
     def device(self) -> str:
         """Where it computes: ``cpu``, ``cuda``."""
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures are prepared for it."""
+
     def fit(self, batches: Iterator[Batch]) -> Iterator[tuple[float, int]]:
         """Learn the *batches* of one epoch; yield (mean loss, number of pictures) of what has been learned since.
 
@@ -60,6 +64,11 @@ class Learner(Protocol):
 
     def save_best(self, path: Path) -> None:
         """Write the weights, with which the model can be opened again, to *path*, atomically."""
+
+
+@runtime_checkable
+class ResumableLearner(Learner, Protocol):
+    """A learner that can go on where it was: every one whose framework has a file for that."""
 
     def save_last(self, path: Path, progress: Mapping[str, Any]) -> None:
         """Write *progress* (JSON values) and everything that the next epoch depends on to *path*, atomically."""
@@ -73,10 +82,3 @@ class Learner(Protocol):
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go back to the state of *content*, which `read_last` returned."""
-
-
-def normalized(images: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """Return uint8 *images* (n, h, w, 3) as float32 of the same shape, ``(pixel * scale - mean) / std``."""
-    mean, std = (np.asarray(values, np.float32) for values in (preprocess.mean, preprocess.std))
-    scaled = images.astype(np.float32) * np.float32(preprocess.scale)
-    return np.asarray((scaled - mean) / std, np.float32)

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from controller.errors import TrainingError
 from controller.lifecycle.training.data import TrainingData, cosine, epoch_batches, steps_per_epoch
 from controller.lifecycle.training.frameworks import Framework
-from controller.lifecycle.training.learner import Learner
+from controller.lifecycle.training.learner import Learner, ResumableLearner
 from controller.lifecycle.training.record import METRICS_FILE, BestEpoch, RunRecord, TrainingConfig
 from runtime.errors import UsageError
 from runtime.files import hash_file, replace_bytes
@@ -89,13 +90,16 @@ class Trainer:
             **{f"fingerprint of the {name}": record.fingerprint for name, record in data.items()},
         }
 
-    def resume(self, content: Mapping[str, Any]) -> None:
-        """Go back to the state of *content*, a checkpoint.
+    def resume(self, checkpoint: Path) -> None:
+        """Go back to the state in *checkpoint*, a file.
 
         Raises:
             TrainingError: It is no checkpoint of a run.
-            UsageError: It belongs to a run of other options or data.
+            UsageError: It belongs to a run of other options or data, or of a learner that cannot go on.
         """
+        if not isinstance(self.learner, ResumableLearner):
+            raise UsageError(f"a run of framework {self.config.framework!r} cannot be resumed; leave --resume out")
+        content = self.learner.read_last(checkpoint)
         if missing := [name for name in PROGRESS if name not in content]:
             raise TrainingError(f"the checkpoint in {self.config.out} is of no run: it has no {', '.join(missing)}")
         self._check_identity(content["identity"])
@@ -149,7 +153,7 @@ class Trainer:
         self.record = self.record.model_copy(update=update)
         self.record.save(out)
         replace_bytes(out / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in self.history).encode())
-        if self.framework.last is not None:
+        if self.framework.last is not None and isinstance(self.learner, ResumableLearner):
             self.learner.save_last(out / self.framework.last, self._progress())
 
     def _progress(self) -> dict[str, Any]:

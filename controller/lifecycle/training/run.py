@@ -75,7 +75,7 @@ def run_training(config: TrainingConfig, make: MakeLearner, *, resume: bool) -> 
         trainer = _trainer(config, framework, make)
         checkpoint = None if framework.last is None else config.out / framework.last
         if resume and checkpoint is not None and checkpoint.exists():
-            trainer.resume(trainer.learner.read_last(checkpoint))
+            trainer.resume(checkpoint)
         else:
             trainer.record.save(config.out)
         trainer.run()
@@ -91,7 +91,7 @@ def _trainer(config: TrainingConfig, framework: Framework, make: MakeLearner) ->
         arch=config.arch,
         labels=data.labels,
         image_size=data.image_size,
-        preprocess=data.preprocess,
+        preprocess=learner.preprocess,
         train=data.train.record,
         held_out=data.held_out.record,
         augmentation=data.transforms,
