@@ -1,8 +1,8 @@
 """How an import prepares pictures: as the source says, as a person says, or as its maker is known to do.
 
 Rules:
-    * A training run knows; nothing else may be said. What a person says counts for an ONNX file, then its
-      metadata. Otherwise the import is refused, and the text says what the model looks like.
+    * A training run knows; nothing else may be said. A model that normalizes itself knows its numbers; a person may
+      say the sizes. What a person says counts for an ONNX file, then its metadata. Otherwise the import is refused, and the text says what the model looks like.
     * A graph of uint8 NHWC normalizes itself. One of floating point numbers gets the normalization put in
       front of it; any other is fed by the predictor.
 """
@@ -58,10 +58,8 @@ def decided_preprocess(
         UsageError: Nothing says how pictures are prepared, or what says so does not fit the graph.
     """
     found = picture_input(imported, request.source)
-    if imported.preprocess is not None and preset is not None:
-        raise UsageError(f"{request.source} says itself how its pictures are prepared; leave --preprocess out")
     notes: list[str] = []
-    chosen = imported.preprocess or preset
+    chosen = _agreed(request.source, imported.preprocess, preset)
     if chosen is None or isinstance(chosen, Suggestion) or _says_nothing_of_sizes(chosen):
         found, note = sized(found, facts, task)
         notes += [note] if note else []
@@ -73,6 +71,33 @@ def decided_preprocess(
     chosen, note = _embedding(chosen, found, request.source)
     notes += [note] if note else []
     return complete(chosen, found, notes.append), tuple(notes)
+
+
+def _agreed(source: str, own: Preprocess | None, asked: Preprocess | None) -> Preprocess | None:
+    """Return what the source says of its pictures, or what a person says that agrees with it.
+
+    Raises:
+        UsageError: They do not agree, or the source knows everything.
+    """
+    if own is None or asked is None:
+        return own or asked
+    if not _says_nothing_of_sizes(own):
+        raise UsageError(f"{source} says itself how its pictures are prepared; leave --preprocess out")
+    if _numbers(asked) != _numbers(own):
+        raise UsageError(
+            f"{source} normalizes its pictures itself; --preprocess may say their sizes, but its scale, mean, std and "
+            f"color must be {own.scale:g}, {_listed(own.mean)}, {_listed(own.std)} and {own.color}"
+        )
+    return asked
+
+
+def _numbers(preprocess: Preprocess) -> tuple[object, ...]:
+    mean, std = (values * (3 // len(values)) for values in (preprocess.mean, preprocess.std))
+    return preprocess.color, preprocess.scale, mean, std
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return "/".join(f"{value:g}" for value in values)
 
 
 def _says_nothing_of_sizes(preprocess: Preprocess) -> bool:
