@@ -2,7 +2,8 @@
 
 Rules:
     * A training run knows; nothing else may be said. A model that normalizes itself knows its numbers; a person may
-      say the sizes. What a person says counts for an ONNX file, then its metadata. Otherwise the import is refused, and the text says what the model looks like.
+      say the sizes. What a person says counts for an ONNX file, then its metadata. Otherwise the import is refused,
+      and the text says what the model looks like.
     * A graph of uint8 NHWC normalizes itself. One of floating point numbers gets the normalization put in
       front of it; any other is fed by the predictor.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller.lifecycle.admission import no_pictures
+from controller.lifecycle.feature_input import FeatureInput, check_features, find_feature_input
 from controller.lifecycle.fitting import Suggestion, complete
 from controller.lifecycle.golden import synthetic_pictures
 from controller.lifecycle.graph import ImageInput, find_image_input
@@ -30,13 +32,13 @@ __all__ = ["decided_preprocess", "picture_input"]
 PROBE_SIZE = 640  # pixels, of a graph that takes any; only to see what it answers with
 
 
-def picture_input(imported: ImportedModel, source: str) -> ImageInput:
-    """Return the input of *imported* that takes pictures.
+def picture_input(imported: ImportedModel, source: str) -> ImageInput | FeatureInput:
+    """Return the input of *imported* that takes pictures, or can take their features.
 
     Raises:
         UsageError: There is none.
     """
-    found = find_image_input(imported.graph)
+    found = find_image_input(imported.graph) or find_feature_input(imported.graph)
     if found is None:
         raise no_pictures(imported.graph, source)
     return found
@@ -60,6 +62,12 @@ def decided_preprocess(
     found = picture_input(imported, request.source)
     notes: list[str] = []
     chosen = _agreed(request.source, imported.preprocess, preset)
+    if isinstance(found, FeatureInput):
+        return check_features(chosen, found, request.source), ()
+    if chosen is not None and chosen.features is not None:
+        raise UsageError(
+            f"the preprocessing computes features, input {found.tensor} of {request.source} takes pictures"
+        )
     if chosen is None or isinstance(chosen, Suggestion) or _says_nothing_of_sizes(chosen):
         found, note = sized(found, facts, task)
         notes += [note] if note else []
