@@ -118,6 +118,7 @@ def _image_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option("--score-threshold", type=float, help="Least score of an answer, 0 to 1.  [default: 0.25]")
 @click.option("--iou-threshold", type=float, help="Overlap that suppresses a box, 0 to 1.  [default: 0.45]")
 @click.option("--multi-label", is_flag=True, help="Every class at or above the threshold is an answer.")
+@click.option("--trust-pickle", is_flag=True, help="Read SOURCE though it is a pickle: the code in it is run.")
 @click.option("--custom-ops", type=click.Path(path_type=Path), help="Library of operators of its own; it is run.")
 @click.option("--calibration", metavar="URI", help="Images to calibrate int8 with.")
 @click.option("--evaluation", metavar="URI", help="Labelled images to measure accuracy on.")

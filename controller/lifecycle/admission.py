@@ -18,6 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
+from controller.lifecycle.feature_input import find_feature_input
 from controller.lifecycle.graph import AI_ONNX, real_inputs
 from runtime.errors import UsageError
 from runtime.inputs import AUXILIARY, image_axes
@@ -51,7 +52,7 @@ def _is_numeric(value: onnx.ValueInfoProto) -> bool:
 
 
 def check_inputs(model: onnx.ModelProto, source: str) -> None:
-    """See that *model*, which came from *source*, takes pictures and nothing else that we have not.
+    """See that *model*, which came from *source*, takes pictures, or a matrix, and nothing else that we have not.
 
     Raises:
         UsageError: It takes something else; the text names all its inputs.
@@ -64,7 +65,8 @@ def check_inputs(model: onnx.ModelProto, source: str) -> None:
             f"{source} takes {len(inputs)} inputs: {_listed_inputs(model)}; {expected}. What a recurrent model "
             "carries from picture to picture is not kept"
         )
-    if not pictures or not _is_numeric(pictures[0]) or len(pictures[0].type.tensor_type.shape.dim) != 4:
+    takes_pictures = pictures and _is_numeric(pictures[0]) and len(pictures[0].type.tensor_type.shape.dim) == 4
+    if not takes_pictures and (not pictures or find_feature_input(model) is None):
         raise no_pictures(model, source)
 
 

@@ -137,12 +137,7 @@ def _times(size: Size) -> str:
 
 def size_after(preprocess: Preprocess) -> tuple[int | None, int | None]:
     """Return the (height, width) that every picture ends with; ``None`` where it depends on the picture."""
-    if preprocess.crop is not None:
-        return preprocess.crop
-    resize = preprocess.resize
-    if resize is None or resize.mode == "shortest-edge":
-        return None, None
-    return _both(resize.size)
+    return preprocess.size or (None, None)
 
 
 def _in_range(suggestion: Suggestion, found: ImageInput, say: Say) -> Suggestion:

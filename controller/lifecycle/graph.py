@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
 from runtime.inputs import AUXILIARY, image_axes
-from runtime.manifest import Preprocess
+from runtime.manifest import Preprocess, Tensor
 
 __all__ = [
     "AI_ONNX",
@@ -32,6 +32,7 @@ __all__ = [
     "MAX_OPSET",
     "ImageInput",
     "at_most_published_versions",
+    "dimensions_of",
     "embed_normalization",
     "embedded_part",
     "find_image_input",
@@ -69,6 +70,13 @@ class ImageInput:
     width: Dimension
     channels: int
 
+    @property
+    def tensor(self) -> Tensor:
+        """The input as the manifest would say it."""
+        size = (self.height, self.width)
+        rest = (self.channels, *size) if self.layout == "NCHW" else (*size, self.channels)
+        return Tensor(name=self.name, dtype=self.dtype, shape=(self.batch, *rest))
+
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """Read the ONNX file at *path*, external data included.
@@ -98,7 +106,8 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in AI_ONNX), default=0)
 
 
-def _dimensions(value: onnx.ValueInfoProto) -> list[Dimension]:
+def dimensions_of(value: onnx.ValueInfoProto) -> list[Dimension]:
+    """Return the shape of a graph's input or output."""
     return [
         d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or "?"
         for d in value.type.tensor_type.shape.dim
@@ -114,7 +123,7 @@ def find_image_input(model: onnx.ModelProto) -> ImageInput | None:
     inputs = [value for value in real_inputs(model) if value.name not in AUXILIARY]
     if len(inputs) != 1:
         return None
-    shape = _dimensions(inputs[0])
+    shape = dimensions_of(inputs[0])
     axes = image_axes(shape)
     if axes is None:
         return None
@@ -149,7 +158,7 @@ def embed_normalization(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.
     found = find_image_input(model)
     channels = 1 if preprocess.color == "L" else 3
     if found is None or found.dtype not in FLOATS or found.channels != channels:
-        inputs = ", ".join(f"{v.name} {_dimensions(v)}" for v in real_inputs(model)) or "none"
+        inputs = ", ".join(f"{v.name} {dimensions_of(v)}" for v in real_inputs(model)) or "none"
         raise ExportError(
             f"the normalization cannot be embedded: inputs are {inputs}; expected one input of pictures "
             f"with {channels} channels, {' or '.join(FLOATS)}"

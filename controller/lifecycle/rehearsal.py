@@ -11,31 +11,25 @@ import numpy.typing as npt
 from controller.errors import ExportError
 from controller.lifecycle.diagnosis import Evidence as Symptoms
 from controller.lifecycle.diagnosis import explained
+from controller.lifecycle.feature_input import FeatureInput
 from controller.lifecycle.golden import golden_input
 from controller.lifecycle.graph import ImageInput, output_operator
 from controller.lifecycle.heads import Evidence, Facts, Seen
 from controller.lifecycle.importers import ImportedModel
 from runtime.errors import ModelError
-from runtime.manifest import Preprocess, Tensor
+from runtime.manifest import Preprocess
 from runtime.preprocess import Preprocessor
 
-__all__ = ["rehearse", "source_tensor"]
+__all__ = ["rehearse"]
 
 # What can stand between the last operator and an output without changing what the numbers mean.
 TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear", "Transpose")
 PICTURES = 2  # of a graph that takes any number: one alone would not show which dimension counts them
 
 
-def source_tensor(found: ImageInput) -> Tensor:
-    """Return the source's input of pictures as the manifest would say it."""
-    colours, size = (found.channels,), (found.height, found.width)
-    rest = (*colours, *size) if found.layout == "NCHW" else (*size, *colours)
-    return Tensor(name=found.name, dtype=found.dtype, shape=(found.batch, *rest))
-
-
 def rehearse(
     imported: ImportedModel,
-    found: ImageInput,
+    found: ImageInput | FeatureInput,
     preprocess: Preprocess,
     pictures: Iterable[npt.NDArray[np.uint8]],
     facts: Facts,
@@ -44,7 +38,7 @@ def rehearse(
 
     Args:
         imported: The source.
-        found: Its input of pictures.
+        found: Its input of pictures, or of their features.
         preprocess: Complete: every picture ends with the same size.
         pictures: The first of these are used; if there are too few, they are used again.
         facts: What the source says of itself.
@@ -53,11 +47,9 @@ def rehearse(
         ExportError: It does not run.
         UsageError: There is no usable picture.
     """
-    tensor = source_tensor(found)
-    batch = golden_input(tensor, Preprocessor(preprocess, tensor), pictures, PICTURES)
+    batch = golden_input(found.tensor, Preprocessor(preprocess, found.tensor), pictures, PICTURES)
     count = len(batch)
-    channels_first = found.layout == "NCHW" and not preprocess.embedded
-    height, width = batch.shape[2:4] if channels_first else batch.shape[1:3]
+    height, width = _size(batch, found, preprocess)
     try:
         outputs = imported.reference(batch)
     except (ModelError, ExportError) as error:
@@ -74,6 +66,15 @@ def rehearse(
         classes=len(facts.labels) if facts.labels is not None else None,
         producer=imported.framework,
     )
+
+
+def _size(batch: npt.NDArray[Any], found: ImageInput | FeatureInput, preprocess: Preprocess) -> tuple[int, int]:
+    """Return the (height, width) of the pictures in *batch*, or of those that its features are of."""
+    if isinstance(found, FeatureInput):
+        return preprocess.size or (0, 0)
+    channels_first = found.layout == "NCHW" and not preprocess.embedded
+    height, width = batch.shape[2:4] if channels_first else batch.shape[1:3]
+    return height, width
 
 
 def _runs(imported: ImportedModel, batch: npt.NDArray[Any]) -> bool:

@@ -42,8 +42,10 @@ class ImportRequest:
         custom_ops: A library of operators that ONNX Runtime does not have.
         calibration: Dataset to calibrate with.
         evaluation: Labelled dataset to measure accuracy on.
+        trust_pickle: A person vouches for *source*, though reading it runs the code in it.
         precisions: Variants to build: ids, ``int8`` (this machine's), ``all``, and ``fp32``.
         max_drop: Percentage points of the primary figure that a variant may lose.
+        optimize: Make the graph smaller where that changes no answer.
         image_column: Of Parquet datasets.
         label_column: Of Parquet datasets.
     """
@@ -67,8 +69,10 @@ class ImportRequest:
     custom_ops: Path | None = None
     calibration: str | None = None
     evaluation: str | None = None
+    trust_pickle: bool = False
     precisions: tuple[str, ...] | None = None
     max_drop: float = 0.5
+    optimize: bool = True
     image_column: str | None = None
     label_column: str | None = None
 
@@ -160,6 +164,8 @@ class ImportRequest:
             image_size=self.image_size,
             prepared_size=(height, width) if height is not None and width is not None else None,
             color=preprocess.color if preprocess is not None else "RGB",
+            features=preprocess is not None and preprocess.features is not None,
+            trusted=self.trust_pickle,
         )
 
     def pinned_custom_ops(self) -> tuple[CustomOps, ...]:

@@ -26,7 +26,6 @@ BY_LAST_OPERATOR: Mapping[str, str] = {
     "Sigmoid": "none",
     "LogSoftmax": "softmax",  # softmax of log-probabilities gives the probabilities back
     "TreeEnsembleClassifier": "none",
-    "LinearClassifier": "none",
     "Normalizer": "none",  # what scikit-learn's classifiers end in
 }
 """What makes probabilities of a classifier's scores, by the operator that it ends in."""

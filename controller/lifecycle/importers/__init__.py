@@ -54,8 +54,12 @@ class Importer:
     ours: bool = False
 
 
+def _is_saved_model(source: str) -> bool:
+    return (Path(source) / "saved_model.pb").is_file()
+
+
 def _is_run(source: str) -> bool:
-    return Path(source).is_dir() and not (Path(source) / "saved_model.pb").exists()
+    return Path(source).is_dir() and not _is_saved_model(source)
 
 
 def _ends_with(*suffixes: str) -> Callable[[str], bool]:
@@ -69,6 +73,12 @@ def _is_factory(source: str) -> bool:
 IMPORTERS: Sequence[Importer] = (
     Importer(what="a training run", recognizes=_is_run, module=f"{PACKAGE}.run", needs="train", ours=True),
     Importer(what="an .onnx file", recognizes=_ends_with(".onnx"), module=f"{PACKAGE}.onnx_file", hosted=False),
+    Importer(
+        what="an estimator of scikit-learn (.joblib, .pkl)",
+        recognizes=_ends_with(".joblib", ".pkl", ".pickle"),
+        module=f"{PACKAGE}.sklearn_model",
+        needs="sklearn",
+    ),
     Importer(
         what="MODULE:FACTORY",
         recognizes=_is_factory,
@@ -89,6 +99,7 @@ IMPORTERS: Sequence[Importer] = (
         takes=("image_size",),
         needs="train",
     ),
+    Importer(what="a SavedModel of TensorFlow", recognizes=_is_saved_model, module=f"{PACKAGE}.saved_model"),
     Importer(
         what="a Keras model (.keras, .h5)",
         recognizes=_ends_with(".keras", ".h5", ".hdf5"),

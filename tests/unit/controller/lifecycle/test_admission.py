@@ -33,6 +33,7 @@ STATE = (TensorProto.FLOAT, [1, "C", "H", "W"])
 
 def test_pictures_with_what_the_runtime_fills_in_may_come_in() -> None:
     check_inputs(graph({"images": PICTURE}), "m")
+    check_inputs(graph({"features": (TensorProto.FLOAT, ["N", 64])}), "m")  # of a picture, if the preprocessing says so
     check_inputs(graph({"images": PICTURE, "orig_target_sizes": (TensorProto.INT64, ["N", 2])}), "m")
 
 
@@ -43,7 +44,8 @@ def test_pictures_with_what_the_runtime_fills_in_may_come_in() -> None:
             {"src": PICTURE, **{f"r{n}i": STATE for n in range(1, 5)}, "downsample_ratio": (TensorProto.FLOAT, [1])},
             r"m takes 6 inputs: src float \['N', 3, 8, 8\], r1i float \[1, 'C', 'H', 'W'\], .*ratio float.*recurrent",
         ),
-        ({"features": (TensorProto.FLOAT, ["N", 64])}, r"its inputs are: features float \['N', 64\]"),
+        ({"tokens": (TensorProto.INT64, ["N", 64])}, r"its inputs are: tokens int64 \['N', 64\]"),
+        ({"sound": (TensorProto.FLOAT, ["N", 2, 64])}, r"its inputs are: sound float \['N', 2, 64\]"),
         ({"text": (TensorProto.STRING, ["N", 3, 8, 8])}, r"its inputs are: text string"),
         ({"orig_target_sizes": (TensorProto.INT64, ["N", 2])}, "does not take pictures"),
     ],
