@@ -39,8 +39,8 @@ LEAST_OPSET = 13  # per-channel QuantizeLinear
 COMPUTE_OPS: frozenset[str] = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip"})
 """What takes nearly all of the time, and the activations that vanish into a convolution's quantized output."""
 
-Integer = Literal["uint8", "int8"]
-TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+Integer = Literal["uint8", "int8", "uint16"]
+TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8, "uint16": QuantType.QUInt16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Scheme:
     """How a graph is quantized. The defaults are U8S8, what CPUs with VNNI or dotprod are fast with.
 
     Attributes:
-        activations: Type of the activations.
+        activations: Type of the activations; 16 bits are for Qualcomm's NPUs, which take them beside weights of 8.
         weights: Type of the weights.
         per_channel: One scale for each output channel of a weight; one for the whole otherwise.
         symmetric: Zero stands for zero in activations, too.

@@ -93,7 +93,7 @@ VARIANTS: Mapping[str, Kind] = {
         device_class="Qualcomm NPU",
         providers=("QNNExecutionProvider",),
         precision=INT8,
-        scheme=Scheme(qnn=True),
+        scheme=Scheme(activations="uint16", qnn=True),
     ),
     "fp16": Kind(device_class="GPU", providers=GPUS, precision="fp16", convert=halved),
     "int8-dynamic": Kind(
