@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.metrics import Confusion
+from controller.lifecycle.metrics.detection import NOTHING
 
 __all__ = ["confusion_section"]
 
@@ -51,8 +52,8 @@ def _matrix(labels: list[str], counts: Counts, unit: str) -> Markup:
     ]
     number = "the share of the row's pixels, in per cent" if unit == "pixels" else f"a number of {unit}"
     said = f"A row is a labelled class, a column what the model answered, each cell {number}: right on the diagonal."
-    table = tag("table", tag("caption", said), tag("thead", head), tag("tbody", *rows), class_="matrix")
-    return tag("div", table, class_="wide")
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="matrix", aria_describedby="matrix")
+    return joined(tag("p", said, id="matrix", class_="hint"), tag("div", table, class_="wide"))
 
 
 def _cell(counts: Counts, shares: npt.NDArray[np.float64], row: int, column: int, unit: str) -> Markup:
@@ -86,6 +87,8 @@ def _worst(labels: list[str], counts: Counts, unit: str) -> Markup:
     ]
     total = int(np.count_nonzero(wrong))
     said = f"The {len(pairs)} most frequent of {total:,} confusions among {len(labels):,} classes that occur."
+    if NOTHING in labels:
+        said += f" {NOTHING} stands for an object without an answer, or for an answer where no object is."
     return joined(tag("table", tag("caption", said), tag("thead", head), tag("tbody", *rows)))
 
 

@@ -103,9 +103,13 @@ def _classes(facts: CardFacts) -> Markup | None:
 def _examples(facts: CardFacts) -> Markup | None:
     if facts.evaluation is None or not facts.evaluation.examples:
         return None
-    said = "Chosen at random from the same data; where an answer is right or wrong, as many of either as there are."
+    drawn = any(one.right is None for one in facts.evaluation.examples)
+    said = "Chosen at random from the same data" + (
+        ", with the answers drawn on them." if drawn else ": wrong answers first, as many right ones beside."
+    )
     figures = [_example(one) for one in facts.evaluation.examples]
-    return _section("Examples", tag("p", said, class_="hint"), tag("div", *figures, class_="gallery"))
+    kind = "gallery large" if drawn else "gallery"
+    return _section("Examples", tag("p", said, class_="hint"), tag("div", *figures, class_=kind))
 
 
 def _example(example: Example) -> Markup:

@@ -93,11 +93,11 @@ def class_tables(table: ClassTable) -> Markup:
     whole = tag(
         "details", tag("summary", f"All {len(occurring):,} classes"), _class_table(table.columns, occurring, said)
     )
-    return joined(
+    ends = (
         _class_table(table.columns, known[:SOME_ROWS], f"The {SOME_ROWS} classes with the least {by}."),
         _class_table(table.columns, known[: -SOME_ROWS - 1 : -1], f"The {SOME_ROWS} classes with the most {by}."),
-        whole,
     )
+    return joined(tag("div", *ends, class_="pair"), whole)
 
 
 def _column(name: str) -> str:

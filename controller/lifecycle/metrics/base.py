@@ -18,7 +18,7 @@ import numpy.typing as npt
 from runtime.manifest import Manifest
 from runtime.tasks import Prediction
 
-__all__ = ["ClassTable", "Confusion", "Figures", "Judge", "Metric", "TruthKind", "Verdict", "mean_of"]
+__all__ = ["ClassTable", "Confusion", "Figures", "Judge", "Metric", "TruthKind", "Verdict", "found_of", "mean_of"]
 
 TruthKind = Literal["label", "objects", "outlines", "keypoints", "mask", "matte"]
 """What must be known of an image: `controller.lifecycle.truth` says how it is read.
@@ -119,6 +119,11 @@ class Metric:
     truth: TruthKind
     judge: Callable[[Manifest], Judge]
     agreement: Callable[[Any, Any], float]
+
+
+def found_of(right: int, wanted: int, what: str) -> str:
+    """Return how many of the *wanted* things called *what* were found, in words."""
+    return f"{right} of {wanted} {what} found" if wanted else f"no {what} labelled"
 
 
 def mean_of(values: Sequence[float] | npt.NDArray[np.float64]) -> float:

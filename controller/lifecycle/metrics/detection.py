@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict
+from controller.lifecycle.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict, found_of
 from controller.lifecycle.metrics.boxes import LEAST_OVERLAP, greedy_pairs, overlaps
 from controller.lifecycle.metrics.coco import MOST_BOXES, AveragePrecision, average_precision, box_record
 from runtime.datasets import Objects
@@ -153,7 +153,7 @@ class DetectionJudge:
         shown = replace(prediction, detections=tuple(sure[: self._own.max_detections]))
         self._answers.append(Boxes.of(shown.detections))
         right = self._tally.add(self._answers[-1], truth)
-        return Verdict(shown=shown, said=f"{right} of {np.count_nonzero(~truth.crowd)} objects found")
+        return Verdict(shown=shown, said=found_of(right, int(np.count_nonzero(~truth.crowd)), "objects"))
 
     def figures(self) -> Figures:
         """Return the average precision, by class too, and the confusions."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from controller.lifecycle.metrics.base import Figures, Metric, Verdict
+from controller.lifecycle.metrics.base import Figures, Metric, Verdict, found_of
 from controller.lifecycle.metrics.coco import MOST_BOXES, average_precision
 from controller.lifecycle.metrics.detection import (
     LEAST_SCORE,
@@ -71,7 +71,7 @@ class InstancesJudge:
         )
         self._answers.append(Boxes.of(shown.instances))
         right = self._tally.add(self._answers[-1], truth)
-        return Verdict(shown=shown, said=f"{right} of {np.count_nonzero(~truth.crowd)} objects found")
+        return Verdict(shown=shown, said=found_of(right, int(np.count_nonzero(~truth.crowd)), "objects"))
 
     def figures(self) -> Figures:
         """Return the average precision of masks and boxes, by class too, and the confusions."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.metrics.base import Figures, Metric, Verdict
+from controller.lifecycle.metrics.base import Figures, Metric, Verdict, found_of
 from controller.lifecycle.metrics.boxes import greedy_pairs
 from controller.lifecycle.metrics.coco import COCO_SIGMAS, MOST_BODIES, average_precision, box_record
 from controller.lifecycle.metrics.detection import LEAST_SCORE, truth_records
@@ -113,7 +113,7 @@ class PoseJudge:
         shown = replace(prediction, poses=tuple(sure[: self._own.max_detections]))
         self._answers.append(Bodies.of(shown.poses))
         right, wanted = _matched(self._answers[-1], points, truth)
-        return Verdict(shown=shown, said=f"{right} of {wanted} bodies found")
+        return Verdict(shown=shown, said=found_of(right, wanted, "bodies"))
 
     def figures(self) -> Figures:
         """Return the average precision by OKS."""
