@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,9 +29,22 @@ from runtime.errors import ModelError, ProviderError
 from runtime.hardware import Machine, this_machine
 from runtime.manifest import Manifest, Postprocess, RejectedVariant, Requires, Variant, VariantRequires
 
-__all__ = ["judged", "measured_speeds"]
+__all__ = ["Judged", "judged", "measured_speeds"]
 
 Speeds = Mapping[str, Speed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What came of judging a draft.
+
+    Attributes:
+        manifest: Without the variants that do not earn their place, which it names.
+        evaluation: Of the reference; ``None``: accuracy was not measured.
+    """
+
+    manifest: Manifest
+    evaluation: Evaluation | None
 
 
 def judged(
@@ -41,7 +55,7 @@ def judged(
     *,
     failed: Mapping[str, str] | None = None,
     speeds: Speeds | None = None,
-) -> Manifest:
+) -> Judged:
     """Return *manifest* with measured accuracy, speed and memory, without the variants that do not earn their place.
 
     Args:
@@ -53,10 +67,12 @@ def judged(
         speeds: Of the variants whose class is at hand, by id; measured if ``None``.
     """
     rejected = [_rejected(name, reason, {}) for name, reason in (failed or {}).items()]
+    results: dict[str, Evaluation] = {}
     if evaluation is not None:
         others = manifest.variants[1:]
         speeds = measured_speeds(draft, [v.id for v in others], this_machine()) if speeds is None else speeds
-        kept, refused = _sorted_out(draft, _measured(draft, manifest, evaluation, speeds), manifest, speeds, max_drop)
+        results = _results(draft, manifest, evaluation)
+        kept, refused = _sorted_out(draft, _measured(draft, manifest, results, speeds), manifest, speeds, max_drop)
         rejected = [*refused, *rejected]
         for one in refused:
             draft.paths[one.id].unlink()
@@ -66,7 +82,9 @@ def judged(
     memory = max(peak_memory_mb(root, variant.id) for variant in manifest.variants)
     disk = max(variant.size for variant in manifest.variants) + manifest.golden.size
     requires = Requires(memory_mb=memory, disk_mb=math.ceil(disk / 1e6))
-    return manifest.model_copy(update={"requires": requires})
+    return Judged(
+        manifest=manifest.model_copy(update={"requires": requires}), evaluation=results.get(draft.reference.precision)
+    )
 
 
 def measured_speeds(draft: Draft, ids: Sequence[str], machine: Machine) -> dict[str, Speed]:
@@ -86,12 +104,16 @@ def measured_speeds(draft: Draft, ids: Sequence[str], machine: Machine) -> dict[
     return speeds
 
 
-def _measured(draft: Draft, manifest: Manifest, evaluation: Dataset, speeds: Speeds) -> list[Variant]:
-    """Return the variants of *manifest* with their accuracy, and what they gain and lose against the reference."""
+def _results(draft: Draft, manifest: Manifest, evaluation: Dataset) -> dict[str, Evaluation]:
+    """Return what the variants of *manifest* answer, by id."""
     anywhere = {"providers": ("*",), "requires": VariantRequires()}  # on the CPU EP, whatever they are for
     everywhere = [variant.model_copy(update=anywhere) for variant in manifest.variants]
     artifact = draft.opened(manifest.model_copy(update={"variants": tuple(everywhere)}))
-    results = {variant.id: evaluate(artifact, variant.id, evaluation) for variant in manifest.variants}
+    return {variant.id: evaluate(artifact, variant.id, evaluation) for variant in manifest.variants}
+
+
+def _measured(draft: Draft, manifest: Manifest, results: Mapping[str, Evaluation], speeds: Speeds) -> list[Variant]:
+    """Return the variants of *manifest* with their accuracy, and what they gain and lose against the reference."""
     reference = results[draft.reference.precision]
     return [
         variant.model_copy(

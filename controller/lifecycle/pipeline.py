@@ -18,12 +18,13 @@ from pathlib import Path
 from controller.errors import ExportError
 from controller.lifecycle.building import Workshop
 from controller.lifecycle.calibration.images import spread_images
+from controller.lifecycle.card.making import card_maker
 from controller.lifecycle.data import ImportData, find_data
 from controller.lifecycle.draft import Card, Draft
 from controller.lifecycle.golden import synthetic_pictures
 from controller.lifecycle.heads import Evidence, Facts, Recognized, parse_metadata, recognize
 from controller.lifecycle.importers import ImportedModel, load_source
-from controller.lifecycle.judging import judged
+from controller.lifecycle.judging import Judged, judged
 from controller.lifecycle.labels import agreed_labels, read_names
 from controller.lifecycle.oldest import NOT_RUN, OldestRuntime, prove_on_oldest
 from controller.lifecycle.pictures import decided_preprocess, picture_input
@@ -85,13 +86,15 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
         tempfile.TemporaryDirectory(prefix="vedette-import-") as scratch,
     ):
         plan, reference = _through_the_gate(request, source, given, Path(scratch), oldest)
-        manifest = _built(reference, plan, Path(scratch), request.max_drop)
+        judgement = _built(reference, plan, Path(scratch), request.max_drop)
+        manifest = judgement.manifest
         if oldest is not None:
             manifest = prove_on_oldest(Path(scratch), manifest, oldest)
         rejected = [f"{one.id} was rejected: {one.reason}" for one in manifest.rejected]
         unproven = [NOT_RUN] if oldest is None else []
         notes = (*plan.notes, *reference.notes, *rejected, *unproven)
-        return ImportReport(publish(store, Path(scratch), manifest), notes)
+        card = card_maker(judgement.evaluation, notes)
+        return ImportReport(publish(store, Path(scratch), manifest, card), notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +189,8 @@ def _postprocess(
     return request.changed(postprocess)
 
 
-def _built(reference: Built, plan: _Plan, directory: Path, max_drop: float) -> Manifest:
-    """Build all variants of the model in *directory*, and return its manifest without those that were rejected."""
+def _built(reference: Built, plan: _Plan, directory: Path, max_drop: float) -> Judged:
+    """Build all variants of the model in *directory*, and judge them."""
     data = plan.data
     others, failed = Workshop(reference, data.calibration, directory).build_all(data.variants)
     draft = Draft.of(directory, reference, others, data.pictures)

@@ -178,7 +178,7 @@ def test_rejected_variant_leaves_its_figures_and_no_file(
     draft, manifest = drafted
     directory = draft.directory
     failed = {"int8-qnn": "it cannot be built: so it said"}
-    made = judged(draft, manifest, pictures, 100, failed=failed, speeds={"int8-u8s8": SLOWER})
+    made = judged(draft, manifest, pictures, 100, failed=failed, speeds={"int8-u8s8": SLOWER}).manifest
     assert {variant.id for variant in made.variants} == {"fp32", "int8-s8s8", "fp16"}
     slow, unbuilt = made.rejected
     assert slow.reason == "not faster than fp32: 2.000 ms against 1.000 ms"
@@ -194,7 +194,7 @@ def test_rejected_variant_leaves_its_figures_and_no_file(
 def test_what_was_not_measured_on_its_class_is_unproven_and_claims_no_latency(
     drafted: tuple[Draft, Manifest], pictures: ArrayDataset
 ) -> None:
-    made = judged(*drafted, pictures, 100, speeds={"int8-u8s8": FASTER})
+    made = judged(*drafted, pictures, 100, speeds={"int8-u8s8": FASTER}).manifest
     by_id = {variant.id: variant for variant in made.variants}
     assert {name: variant.unproven for name, variant in by_id.items()} == {
         "fp32": False,
@@ -235,7 +235,7 @@ def test_accuracy_that_falls_too_far_is_rejected_on_any_device(
     weights.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(-values), "g"))
     onnx.save(scrambled, draft.paths["fp16"])
     draft = Draft.of(draft.directory, draft.reference, {"fp16": draft.paths["fp16"]}, pictures)
-    (wrong,) = judged(draft, draft.manifest(CARD), pictures, 100, speeds={}).rejected
+    (wrong,) = judged(draft, draft.manifest(CARD), pictures, 100, speeds={}).manifest.rejected
     assert wrong.reason.startswith("further from fp32 than half precision explains: output 'scores' differs")
 
 
@@ -249,7 +249,10 @@ def test_variants_give_what_fp32_gives_within_what_their_numbers_explain(drafted
 
 
 def test_accuracy_is_what_a_plain_session_says(built: Built, pictures: ArrayDataset) -> None:
-    made = judged(*draft_of(built, pictures, {}), pictures, 0.5)
+    found = judged(*draft_of(built, pictures, {}), pictures, 0.5)
+    made = found.manifest
+    assert found.evaluation is not None
+    assert found.evaluation.variant == "fp32"
     scores = Session(built.path).run(pictures.images)[0]
     expected = float(np.mean(scores.argmax(1) == pictures.labels))
     assert made.variants[0].metrics["top1"] == pytest.approx(expected, abs=1e-6)
