@@ -24,7 +24,6 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
@@ -158,6 +157,9 @@ def _options(model: onnx.ModelProto, scheme: Scheme, exclude: frozenset[str]) ->
         "AddQDQPairToWeight": scheme.explicit_pairs,
     }
     if scheme.qnn:
+        # Here, since it loads onnxruntime.tools, which loads torch wherever that is installed.
+        from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+
         config = get_qnn_qdq_config(
             model,
             None,
