@@ -21,6 +21,7 @@ from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.reference import FP32
 from controller.lifecycle.request import ImportRequest
 from controller.lifecycle.variants import ALL, VARIANTS, at_hand, requested
+from controller.lifecycle.weights import classical_operator
 from runtime.datasets import Dataset, open_dataset
 from runtime.errors import DatasetError, UsageError
 from runtime.hardware import this_machine
@@ -160,7 +161,7 @@ class _Choice:
     def default(self, notes: list[str]) -> tuple[str, ...]:
         """Return what this machine can build and judge; *notes* takes why nothing is quantized."""
         uncalibrated = "" if self.calibrates else "no --calibration"
-        unjudged = self._in_another_precision() or ("" if self.judges else uncalibrated or "nothing to judge it by")
+        unjudged = self._why_alone() or ("" if self.judges else uncalibrated or "nothing to judge it by")
         if why := unjudged or uncalibrated:
             notes.append(f"no int8 variant was built: {why}")
         machine = this_machine()
@@ -181,12 +182,14 @@ class _Choice:
         notes += [f"{name} was not built: {why}" for name, why in unsuited.items() if why]
         ids = tuple(name for name in ids if not unsuited.get(name))
         named = ", ".join(ids)
-        if ids and (why := self._in_another_precision()):
+        if ids and (why := self._why_alone()):
             raise UsageError(f"precision {named} cannot be built: {why}; leave --precision out")
         if ids and not self.judges:
             raise UsageError(f"precision {named} must be judged on labelled images: give --evaluation URI")
         return ids
 
-    def _in_another_precision(self) -> str:
-        own = precision_of(self.graph)
+    def _why_alone(self) -> str:
+        own, operator = precision_of(self.graph), classical_operator(self.graph)
+        if operator:
+            return f"what it computes is one {operator}, which has no other form"
         return "" if own == FP32 else f"the source is in {own} already"

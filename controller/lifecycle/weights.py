@@ -13,10 +13,11 @@ from controller.errors import ExportError
 from controller.lifecycle.graph import load_graph
 from controller.lifecycle.quantize import prepare, quiet
 
-__all__ = ["dynamic_int8", "mostly_matrix_products"]
+__all__ = ["classical_operator", "dynamic_int8", "mostly_matrix_products"]
 
 PRODUCTS = ("MatMul", "Gemm")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+CLASSICAL = "ai.onnx.ml"
 
 
 def mostly_matrix_products(model: onnx.ModelProto) -> bool:
@@ -25,11 +26,25 @@ def mostly_matrix_products(model: onnx.ModelProto) -> bool:
     Both most of the operators and most of the weights: a classical network's few last layers can have most of its
     weights, and take little of its time.
     """
-    sizes = {one.name: math.prod(one.dims) for one in model.graph.initializer}
-    weighted = [(node.op_type, sizes[node.input[1]]) for node in model.graph.node if _weight(node) in sizes]
+    weighted = _weighted(model)
     products = [size for operator, size in weighted if operator in PRODUCTS]
     convolutions = [size for operator, size in weighted if operator in CONVOLUTIONS]
     return len(products) > len(convolutions) and sum(products) > sum(convolutions)
+
+
+def classical_operator(model: onnx.ModelProto) -> str:
+    """Return the operator of ai.onnx.ml (trees, support vectors, ...) that alone has weights in *model*; or nothing.
+
+    ONNX Runtime quantizes none of them.
+    """
+    operators = [node.op_type for node in model.graph.node if node.domain == CLASSICAL]
+    return operators[0] if operators and not _weighted(model) else ""
+
+
+def _weighted(model: onnx.ModelProto) -> list[tuple[str, int]]:
+    """Return (operator, number of weights) of the products and convolutions in *model*."""
+    sizes = {one.name: math.prod(one.dims) for one in model.graph.initializer}
+    return [(node.op_type, sizes[node.input[1]]) for node in model.graph.node if _weight(node) in sizes]
 
 
 def _weight(node: onnx.NodeProto) -> str:
