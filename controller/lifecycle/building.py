@@ -3,10 +3,13 @@
 Rules:
     * Every variant goes through the gate again, and takes exactly what the reference takes.
     * One that cannot be built is rejected with the reason; the others are published all the same.
+    * What is quantized with images is searched for (`controller.lifecycle.recovery.search`): where a plain quantization
+      is near enough to fp32, that is where the search ends.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,12 +19,15 @@ from controller.errors import ExportError
 from controller.lifecycle.calibration.calibrate import Calibration
 from controller.lifecycle.gate import check_graph
 from controller.lifecycle.graph import at_most_published_versions, load_graph
-from controller.lifecycle.quantize import prepare, quantize
+from controller.lifecycle.quantize import prepare
+from controller.lifecycle.recovery.search import Goal, Recovery, recover
 from controller.lifecycle.reference import Built
-from controller.lifecycle.variants import VARIANTS, Kind
+from controller.lifecycle.variants import VARIANTS, Kind, at_hand
 from runtime.datasets import Dataset
 from runtime.errors import UsageError
+from runtime.hardware import this_machine
 from runtime.home import Home
+from runtime.providers import CPU
 
 __all__ = ["Workshop"]
 
@@ -32,18 +38,23 @@ class Workshop:
     Attributes:
         reference: What they are made from.
         directory: Where their files go.
+        recoveries: What the search for a quantized variant gave, by id.
     """
 
-    def __init__(self, reference: Built, calibration: Dataset | None, directory: Path) -> None:
+    def __init__(
+        self, reference: Built, calibration: Dataset | None, directory: Path, goal: Goal | None = None
+    ) -> None:
         """Build nothing yet.
 
         Args:
             reference: What they are made from.
             calibration: Images; ``None``: only what needs none can be built.
             directory: Where their files go.
+            goal: Of the searches; speed is looked at where a device of the variant's class is at hand.
         """
         self.reference, self.directory = reference, directory
-        self._images = calibration
+        self.recoveries: dict[str, Recovery] = {}
+        self._images, self._goal = calibration, goal or Goal()
 
     def build(self, variant: str) -> Path:
         """Write the variant of that id, put it through the gate, and return its file.
@@ -80,7 +91,10 @@ class Workshop:
         if kind.scheme is not None:
             if self.calibration is None:
                 raise UsageError(f"precision {variant} needs real images: give --calibration URI")
-            return quantize(self.prepared, self.calibration.ranges(symmetric=kind.scheme.symmetric), kind.scheme)
+            is_here = CPU.name in kind.providers and at_hand(kind, this_machine()) is not None
+            goal = self._goal if is_here else replace(self._goal, least_speedup=None)
+            self.recoveries[variant] = recover(self.calibration, kind.scheme, goal)
+            return self.recoveries[variant].model
         if kind.convert is None:
             raise AssertionError(f"variant {variant} has neither a scheme nor a conversion")
         return kind.convert(load_graph(self.reference.path))

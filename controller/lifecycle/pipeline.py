@@ -4,6 +4,7 @@ Rules:
     * What can be refused without running the model is refused before it is loaded.
     * Everything is built in a temporary directory; the store sees a finished artifact or nothing.
     * Figures come from the draft itself, an artifact like any other, through the predictor.
+    * A source is held open until its graph has passed the gate: nothing that comes after needs its framework.
     * A source of several routes to ONNX takes the first that passes the gate; the manifest says which.
     * What was recognized, assumed or not done is said in the report's notes.
 """
@@ -16,19 +17,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.errors import ExportError
-from controller.lifecycle.building import Workshop
+from controller.lifecycle.assembly import Materials, assemble
 from controller.lifecycle.calibration.images import spread_images
 from controller.lifecycle.card.making import card_maker
 from controller.lifecycle.data import ImportData, find_data
-from controller.lifecycle.draft import Card, Draft
+from controller.lifecycle.draft import Card
 from controller.lifecycle.golden import synthetic_pictures
 from controller.lifecycle.heads import Evidence, Facts, Recognized, parse_metadata, recognize
 from controller.lifecycle.importers import ImportedModel, load_source
-from controller.lifecycle.judging import Judged, judged
 from controller.lifecycle.labels import agreed_labels, read_names
 from controller.lifecycle.oldest import NOT_RUN, OldestRuntime, prove_on_oldest
 from controller.lifecycle.pictures import decided_preprocess, picture_input
 from controller.lifecycle.presets import resolve_preprocess
+from controller.lifecycle.recovery.search import Goal
 from controller.lifecycle.reference import Built, build_reference
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
@@ -81,19 +82,16 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
     given = _Given.of(request)
     job = request.job(given.preprocess)
     oldest = OldestRuntime.open(request.oldest_ort) if request.oldest_ort is not None else None
-    with (
-        load_source(request.source, request.pinned_custom_ops(), job, request.importer_python) as source,
-        tempfile.TemporaryDirectory(prefix="vedette-import-") as scratch,
-    ):
-        plan, reference = _through_the_gate(request, source, given, Path(scratch), oldest)
-        judgement = _built(reference, plan, Path(scratch), request.max_drop)
-        manifest = judgement.manifest
+    with tempfile.TemporaryDirectory(prefix="vedette-import-") as scratch:
+        with load_source(request.source, request.pinned_custom_ops(), job, request.importer_python) as source:
+            plan, reference = _through_the_gate(request, source, given, Path(scratch), oldest)
+        assembled = assemble(reference, plan.card, _materials(request, plan.data), Path(scratch))
+        manifest = assembled.manifest
         if oldest is not None:
             manifest = prove_on_oldest(Path(scratch), manifest, oldest)
-        rejected = [f"{one.id} was rejected: {one.reason}" for one in manifest.rejected]
         unproven = [NOT_RUN] if oldest is None else []
-        notes = (*plan.notes, *reference.notes, *rejected, *unproven)
-        card = card_maker(judgement.evaluation, notes)
+        notes = (*plan.notes, *reference.notes, *assembled.notes, *unproven)
+        card = card_maker(assembled.evaluation, notes)
         return ImportReport(publish(store, Path(scratch), manifest, card), notes)
 
 
@@ -189,12 +187,16 @@ def _postprocess(
     return request.changed(postprocess)
 
 
-def _built(reference: Built, plan: _Plan, directory: Path, max_drop: float) -> Judged:
-    """Build all variants of the model in *directory*, and judge them."""
-    data = plan.data
-    others, failed = Workshop(reference, data.calibration, directory).build_all(data.variants)
-    draft = Draft.of(directory, reference, others, data.pictures)
-    return judged(draft, draft.manifest(plan.card), data.evaluation, max_drop, failed=failed)
+def _materials(request: ImportRequest, data: ImportData) -> Materials:
+    return Materials(
+        variants=data.variants,
+        calibration=data.calibration,
+        evaluation=data.evaluation,
+        pictures=data.pictures,
+        built={},
+        max_drop=request.max_drop,
+        goal=Goal(),
+    )
 
 
 def _provenance(imported: ImportedModel) -> Provenance:

@@ -81,7 +81,7 @@ class Cache:
 
     def _read(self, what: str) -> dict[str, np.ndarray] | None:
         try:
-            with np.load(self._path(what), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self._path(what).read_bytes()), allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None

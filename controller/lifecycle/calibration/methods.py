@@ -30,6 +30,7 @@ Floats = npt.NDArray[np.float64]
 
 LEVELS = 256  # of 8 bits
 ENTROPY_BINS = 2048  # of magnitudes, as TensorRT has them
+SMOOTH = 1e-4  # stands for no count, as in MXNet's and ONNX Runtime's
 ENTROPY_STEP = 16  # bins from one threshold that is tried to the next
 SHRINKS = np.geomspace(1.0, 0.1, 48)  # of the range that are tried by `mse`
 SWEEPS = 2
@@ -83,12 +84,9 @@ def _divergence(magnitudes: Floats, kept: int, levels: int) -> float:
     filled = (clipped > 0).astype(np.float64)
     share = np.add.reduceat(magnitudes[:kept], edges) / np.maximum(np.add.reduceat(filled, edges), 1)
     spread = np.repeat(share, np.diff(np.append(edges, kept))) * filled
-    present = (clipped > 0) & (spread > 0)
-    lost = clipped[(clipped > 0) & (spread == 0)].sum()  # a clipped mass with nothing to stand for it
-    total, total_spread = clipped.sum(), spread.sum()
-    if not total_spread or lost > 0:
-        return np.inf
-    reference, quantized = clipped[present] / total, spread[present] / total_spread
+    filled_bins = clipped > 0
+    spread[filled_bins & (spread == 0)] = SMOOTH  # the outliers' bin, if nothing else is in it
+    reference, quantized = clipped[filled_bins] / clipped.sum(), spread[filled_bins] / spread.sum()
     return float(np.sum(reference * np.log(reference / quantized)))
 
 
@@ -124,10 +122,10 @@ def _squared_error(values: Floats, weights: Floats, within: Range, *, symmetric:
 
 METHODS: Mapping[str, Method] = {
     "minmax": minmax,
-    "entropy": entropy,
+    "mse": mse,
     "percentile": partial(percentile, share=99.99),
+    "entropy": entropy,
     "percentile-99.9": partial(percentile, share=99.9),
     "percentile-99.999": partial(percentile, share=99.999),
-    "mse": mse,
 }
-"""By name; each but ``minmax`` needs histograms."""
+"""By name, what is mostly best first; each but ``minmax`` needs histograms."""

@@ -5,7 +5,8 @@ Rules:
       looked at here: it accepts or rejects what comes out, afterwards.
     * What helped is kept, and the next rung begins from there. What costs speed must bring `WORTH` dB and stay above
       the least speed; what costs none must bring `NOTICED` dB.
-    * The budget is looked at before each attempt; one that has begun is finished.
+    * A rung may use its share of the time that is left, divided by the rungs that are left: each has its turn. Time is
+      looked at before each attempt; one that has begun is finished.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ["AUTO", "Goal", "Recovery", "Step", "recover"]
 
 AUTO = "auto"  # the method that is nearest to fp32
 FIRST = "minmax"  # what a search begins with
+KEPT = "kept"
 NOTICED, WORTH = 0.1, 0.5  # dB
 Clock = Callable[[], float]
 
@@ -47,7 +49,7 @@ class Goal:
 
     method: str = AUTO
     sqnr: float = 25.0
-    budget: float = 120.0
+    budget: float = 60.0
     least_speedup: float | None = 1.0
     rungs: tuple[Rung, ...] = RUNGS
 
@@ -96,6 +98,14 @@ class Recovery:
             figures["agreement_calibration"] = round(self.fidelity.agreement, 6)
         return figures
 
+    def summary(self) -> str:
+        """Return in a line how near it came, and by what."""
+        agreement = self.fidelity.agreement
+        same = f", the answer of fp32 on {agreement:.1%} of {self.fidelity.images} images" if agreement else ""
+        kept = "; ".join(f"{step.rung}: {step.what}" for step in self.steps if step.verdict == KEPT)
+        tried = f"{len(self.steps)} tried" if len(self.steps) > 1 else "at once"
+        return f"signal to quantization noise {self.fidelity.sqnr:.1f} dB{same} ({tried}; {kept})"
+
     def table(self) -> str:
         """Return the steps as a table."""
         rows = [
@@ -133,8 +143,8 @@ def recover(calibration: Calibration, scheme: Scheme, goal: Goal, clock: Clock =
     search.begin(Attempt(what=method, calibration=calibration, scheme=scheme, method=method))
     rungs = [rung for rung in goal.rungs if goal.method == AUTO or not rung.changes_method]
     with progress(len(rungs), "recovering accuracy", "rungs") as bar:
-        for rung in rungs:
-            search.climb(rung)
+        for number, rung in enumerate(rungs):
+            search.climb(rung, len(rungs) - number)
             bar.advance(1, sqnr=f"{search.best.fidelity.sqnr:.1f} dB")
     return search.best
 
@@ -155,21 +165,23 @@ class _Search:
             fidelity=fidelity,
             speedup=None,
             seconds=self._clock() - started,
-            verdict="kept",
+            verdict=KEPT,
         )
         self.best = Recovery(model=model, attempt=plain, fidelity=fidelity, steps=(step,))
 
-    def climb(self, rung: Rung) -> None:
-        """Try what *rung* has, beginning from the best so far."""
-        if self._is_over():
+    def climb(self, rung: Rung, left: int) -> None:
+        """Try what *rung* has, beginning from the best so far, in one of *left* parts of the time that is left."""
+        now = self._clock()
+        until = now + (self._until - now) / left
+        if self._is_over(until):
             return
         for attempt in rung.attempts(self.best.attempt):
-            if self._is_over():
-                return
             self._try(rung, attempt)
+            if self._is_over(until):
+                return
 
-    def _is_over(self) -> bool:
-        return self.best.fidelity.sqnr >= self._goal.sqnr or self._clock() >= self._until
+    def _is_over(self, until: float) -> bool:
+        return self.best.fidelity.sqnr >= self._goal.sqnr or self._clock() >= until
 
     def _try(self, rung: Rung, attempt: Attempt) -> None:
         started = self._clock()
@@ -178,8 +190,8 @@ class _Search:
             model = attempt.build()
             fidelity = self._judge.fidelity(model)
             gain = fidelity.sqnr - self.best.fidelity.sqnr
-            verdict = "kept" if gain >= (WORTH if rung.costs_speed else NOTICED) else f"{gain:+.2f} dB"
-            if verdict == "kept" and rung.costs_speed and self._goal.least_speedup is not None:
+            verdict = KEPT if gain >= (WORTH if rung.costs_speed else NOTICED) else f"{gain:+.2f} dB"
+            if verdict == KEPT and rung.costs_speed and self._goal.least_speedup is not None:
                 speedup = self._judge.speedup(model)
                 if speedup < self._goal.least_speedup:
                     verdict = f"too slow: {speedup:.2f} times fp32, at least {self._goal.least_speedup:g} are wanted"
@@ -194,7 +206,7 @@ class _Search:
             verdict=verdict,
         )
         steps = (*self.best.steps, step)
-        if verdict == "kept" and model is not None and fidelity is not None:
+        if verdict == KEPT and model is not None and fidelity is not None:
             self.best = Recovery(model=model, attempt=attempt, fidelity=fidelity, steps=steps)
         else:
             self.best = replace(self.best, steps=steps)
