@@ -22,7 +22,7 @@ DOCKERFILES := $(wildcard infra/containers/Dockerfile.*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-openvino fuzz lint format bench constraints clean distclean
+.PHONY: help setup demo test test-openvino test-tensorflow test-oldest-ort zoo fuzz lint format bench constraints clean distclean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,8 @@ demo: setup ## Train, export, quantize, publish, roll out to agents over MQTT, b
 	$(BIN)/vedette demo
 
 test: setup ## Run every test that a change must pass
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/openvino $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/openvino --ignore=tests/tensorflow --ignore=tests/oldest_ort \
+	  $(PYTEST_ARGS)
 
 # Two environments of their own, since OpenVINO comes in two ways that exclude each other. No PyTorch in them.
 OPENVINO_built-in := onnxruntime-openvino
@@ -59,6 +60,43 @@ build/openvino-%/.vedette-setup: pyproject.toml constraints.txt constraints-open
 	@$(@D)/bin/python $(PIP_INSTALL) --quiet --constraint constraints.txt --constraint constraints-openvino.txt \
 	  --editable . $(OPENVINO_$*) pytest pytest-asyncio pytest-timeout \
 	  || { echo "make test-openvino installs $(OPENVINO_$*) from a package index (150 MB); it could not: no network?" >&2; exit 1; }
+	@touch $@
+
+# What a SavedModel is imported with: TensorFlow and its way to ONNX, run from .venv by its interpreter's path.
+TENSORFLOW := build/tensorflow
+
+test-tensorflow: setup $(TENSORFLOW)/.vedette-setup ## Run the tests that need TensorFlow: SavedModels, imported
+	VEDETTE_TEST_TENSORFLOW=$(CURDIR)/$(TENSORFLOW)/bin/python $(BIN)/python -m pytest $(PYTEST_ARGS) tests/tensorflow
+
+$(TENSORFLOW)/.vedette-setup: constraints-tensorflow.txt
+	$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) --quiet --constraint constraints-tensorflow.txt tensorflow-cpu tf2onnx onnx numpy \
+	  || { echo "make test-tensorflow installs tensorflow-cpu from a package index (350 MB); it could not: no network?" >&2; exit 1; }
+	@touch $@
+
+# What published models claim to run on at least: ONNX Runtime and NumPy, run from .venv by its interpreter's path.
+OLDEST_ORT := build/oldest-ort
+
+test-oldest-ort: setup $(OLDEST_ORT)/.vedette-setup ## Run the tests that need the oldest ONNX Runtime that models claim
+	VEDETTE_OLDEST_ORT=$(CURDIR)/$(OLDEST_ORT)/bin/python $(BIN)/python -m pytest $(PYTEST_ARGS) tests/oldest_ort
+
+$(OLDEST_ORT)/.vedette-setup: constraints-oldest-ort.txt
+	$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) --quiet --constraint constraints-oldest-ort.txt onnxruntime numpy \
+	  || { echo "make test-oldest-ort installs onnxruntime from a package index (15 MB); it could not: no network?" >&2; exit 1; }
+	@touch $@
+
+# .venv, and beside it torchvision and timm, whose wheels are made for a PyTorch with CUDA: without what they ask for.
+ZOO := build/zoo
+
+zoo: setup $(OLDEST_ORT)/.vedette-setup $(ZOO)/.vedette-setup ## Put the architectures of torchvision, timm and Keras through the gate (an hour)
+	$(ZOO)/bin/python -W ignore benchmarks/zoo.py
+
+$(ZOO)/.vedette-setup: constraints-zoo.txt
+	$(PYTHON) -m venv $(@D)
+	printf "import site; site.addsitedir('%s')\n" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  > "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vedette.pth"
+	$(@D)/bin/python $(PIP_INSTALL) --quiet --no-deps --constraint constraints-zoo.txt torchvision timm
 	@touch $@
 
 fuzz: setup ## Feed the image decoders 100,000 damaged files and try the laws on new examples (an hour or so)
@@ -79,7 +117,7 @@ format: setup ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix
 
 bench: setup ## Run the benchmarks; each prints its figures
-	@set -e; for script in $(filter-out %/record.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out %/record.py %/networks.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 constraints: ## Make constraints.txt anew: the newest versions that pyproject.toml admits
 	rm -rf build/constraints
