@@ -17,6 +17,7 @@ from controller.lifecycle.draft import Card, Draft
 from controller.lifecycle.footprint import peak_memory_mb
 from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.judging import judged, measured_speeds
+from controller.lifecycle.recovery.search import Goal
 from controller.lifecycle.reference import FP32, Built, build_reference
 from controller.lifecycle.variants import VARIANTS
 from controller.lifecycle.verdict import Speed
@@ -27,6 +28,7 @@ from runtime.manifest import MANIFEST_FILE, Manifest, Postprocess, Preprocess, P
 from runtime.proof import prove_isolated
 from runtime.session import Session
 
+PLAIN = Goal(rungs=())  # the searches have tests of their own
 GraphMaker = Callable[..., onnx.ModelProto]
 PREPROCESS = Preprocess(resize=Resize(size=8), crop=(8, 8), scale=1 / 255, mean=(0.5,), std=(0.25,))
 CARD = Card(
@@ -92,7 +94,7 @@ def test_graph_of_another_float_embeds_if_it_can(kind: int, dtype: str, embedded
 
 
 def test_int8_leaves_the_normalization_exact(built: Built, pictures: ArrayDataset, tmp_path: Path) -> None:
-    path = Workshop(built, pictures, tmp_path).build("int8-u8s8")
+    path = Workshop(built, pictures, tmp_path, PLAIN).build("int8-u8s8")
     graph = onnx.load(path).graph
     operators = [node.op_type for node in graph.node]
     assert operators.count("QuantizeLinear") > 0
@@ -164,7 +166,7 @@ def test_golden_outputs_that_are_large_are_of_fewer_pictures() -> None:
 @pytest.fixture
 def drafted(built: Built, pictures: ArrayDataset) -> tuple[Draft, Manifest]:
     """A draft of fp32, a quantized variant for CPUs, one for TensorRT, and half precision."""
-    workshop = Workshop(built, pictures, built.path.parent)
+    workshop = Workshop(built, pictures, built.path.parent, PLAIN)
     wanted = ("int8-u8s8", "int8-s8s8", "fp16")
     return draft_of(built, pictures, {name: workshop.build(name) for name in wanted})
 
