@@ -1,0 +1,140 @@
+"""How good real models are, held against COCO's own code; and the two verbs that say it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from artifact_of import artifact_of
+from click.testing import CliRunner
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from task_models import SIDE, write_task_artifact
+
+from controller.cli.models import model as group
+from controller.lifecycle.evaluate import evaluate
+from controller.lifecycle.metrics.detection import DetectionJudge
+from controller.registry.publish import publish
+from runtime.artifact import Artifact
+from runtime.datasets import open_dataset
+from runtime.manifest import Postprocess, Preprocess, Resize
+from runtime.predictor import Predictor
+from runtime.store import ModelStore
+from runtime.tasks.records import class_mask_png
+
+pytestmark = pytest.mark.integration
+
+NANO = Preprocess(color="BGR", resize=Resize(mode="letterbox", size=(416, 416), anchor="top-left", antialias=False))
+ATTO = Preprocess(resize=Resize(mode="exact", size=(320, 320), antialias=False), scale=1 / 255)
+HEADS: Mapping[str, tuple[Preprocess, Postprocess]] = {
+    "yolox_nano": (NANO, Postprocess(kind="yolox", activation="none", strides=(8, 16, 32))),
+    "deimv2_atto": (ATTO, Postprocess(kind="boxes", activation="none", boxes="xyxy", score_threshold=0.4)),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(HEADS))
+def detector(request: pytest.FixtureRequest, test_data, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    name: str = request.param
+    preprocess, postprocess = HEADS[name]
+    categories = json.loads(test_data("images/coco12/instances.json").read_text())["categories"]
+    return artifact_of(
+        {"fp32": test_data(f"models/{name}.onnx")},
+        tmp_path_factory.mktemp(name) / "artifact",
+        preprocess,
+        postprocess,
+        name=name,
+        task="detection",
+        labels=tuple(one["name"] for one in categories),
+    )
+
+
+def by_coco_itself(annotations: Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> np.ndarray:
+    """Return pycocotools' twelve figures of *found*, boxes by name of the picture, in its usual way of use."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        images = {image["file_name"]: image["id"] for image in truth.dataset["images"]}
+        ids = sorted(truth.getCatIds())
+        results = [
+            {
+                "image_id": images[name],
+                "category_id": ids[one["label_id"]],
+                "score": one["score"],
+                "bbox": [*one["box"][:2], one["box"][2] - one["box"][0], one["box"][3] - one["box"][1]],
+            }
+            for name, answers in found.items()
+            for one in answers
+        ]
+        judge = COCOeval(truth, truth.loadRes(results), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    stats: np.ndarray = judge.stats
+    return stats
+
+
+def test_sure_answers_have_the_precision_that_coco_s_code_gives_the_reference(detector: Artifact, test_data) -> None:
+    reference = json.loads(test_data("reference/detections_coco12.json").read_text())[detector.manifest.name]
+    expected = by_coco_itself(test_data("images/coco12/instances.json"), reference)
+    predictor = Predictor(detector, provider="cpu")
+    judge = DetectionJudge(detector.manifest)
+    for row in open_dataset(str(test_data("images/coco12"))).rows():
+        picture = predictor.load(row.image).pixels  # type: ignore[arg-type]
+        judge.add(predictor.predict([picture])[0], row.objects, picture.shape[:2])  # type: ignore[arg-type]
+    metrics = judge.figures().metrics
+    found = [metrics[name] for name in ("map50_95", "map50", "map75", "ar100")]
+    np.testing.assert_allclose(found, expected[[0, 1, 2, 8]], atol=0.005)
+
+
+def test_the_whole_curve_is_taken_from_folders_and_from_parquet_alike(detector: Artifact, test_data) -> None:
+    folder, parquet = (
+        evaluate(detector, "fp32", open_dataset(str(test_data(path))))
+        for path in ("images/coco12", "images/coco12_hf.parquet")
+    )
+    assert folder.metrics == pytest.approx(parquet.metrics, abs=1e-6)  # boxes are float32 there
+    assert parquet.notes == ("categories have no names: their ids are taken to be COCO's own, 1 to 90",)
+    assert 0.2 < folder.metrics["map50_95"] < folder.metrics["map50"] < 0.5  # YOLOX-nano, on 5,000: 0.258
+    assert folder.agreement(folder) == 1
+    assert folder.confusion is not None
+    assert folder.confusion.counts[0, 0] >= 15  # of 30 people
+
+
+def pairs(root: Path) -> Path:
+    """Three pictures of one colour each, and masks of which two are right."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for name, color, label in (("a", (0, 200, 0), 1), ("b", (0, 0, 200), 2), ("c", (0, 0, 200), 1)):
+        Image.new("RGB", (SIDE, SIDE), color).save(root / "images" / f"{name}.png")
+        (root / "masks" / f"{name}.png").write_bytes(class_mask_png(np.full((SIDE, SIDE), label, np.uint8)))
+    return root
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(group, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_verbs_measure_a_published_model_and_write_its_card(tmp_path: Path) -> None:
+    artifact = write_task_artifact("semantic", tmp_path / "artifact")
+    publish(ModelStore.open(), artifact.root, artifact.manifest)
+    data = str(pairs(tmp_path / "set"))
+    found = json.loads(run("evaluate", "tiny", "--data", data, "--json"))
+    variant = found["variants"]["fp32"]
+    assert variant["primary"] == "miou"
+    assert variant["metrics"]["miou"] == pytest.approx(0.5)
+    assert variant["classes"]["green"] == {"iou": 0.5, "recall": 0.5, "precision": 1.0, "pixels": 2 * SIDE * SIDE}
+    assert "0.5000" in run("evaluate", str(artifact.root), "--data", data, "--variant", "fp32")
+
+    without, full = tmp_path / "without.html", tmp_path / "full.html"
+    assert json.loads(run("card", "tiny@1", "--out", str(without), "--json"))["published"] is False
+    assert "made now" in run("card", "tiny", "--out", str(full), "--evaluation", data)
+    assert "Confusion matrix" not in without.read_text()
+    assert full.read_text().count("data:image/jpeg;base64,") == 3
+    assert "Confusion matrix" in full.read_text()
