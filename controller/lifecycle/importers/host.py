@@ -28,13 +28,13 @@ import numpy as np
 import onnx
 
 from controller.errors import ExportError
+from controller.lifecycle.importers.limits import check_size
 from controller.lifecycle.importers.source import Array, Job, Source
 from runtime.errors import VedetteError
 
 __all__ = ["ABSENT", "OPERATIONS", "Host", "main"]
 
 ABSENT, UNEXPECTED = "absent", "unexpected"
-PROTOBUF_LIMIT = 2**31 - 1  # bytes; what one ONNX file can hold
 
 
 class Host:
@@ -60,9 +60,7 @@ class Host:
     def convert(self, route: str, out: str) -> dict[str, Any]:
         """Write the source as ONNX by *route* to *out*."""
         model = self._open.convert(route)
-        size = sum(tensor.ByteSize() for tensor in model.graph.initializer)
-        if size > PROTOBUF_LIMIT:
-            raise ExportError(f"the model is {size / 1e9:.1f} GB as ONNX; one file holds 2.1 GB at most")
+        check_size(model, "the model")
         onnx.save(model, out)
         return {}
 

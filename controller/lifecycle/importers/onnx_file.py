@@ -25,6 +25,7 @@ from controller.lifecycle.divergence import GraphValues
 from controller.lifecycle.gate import Reference
 from controller.lifecycle.graph import at_most_published_versions, load_graph, without_wrong_shapes
 from controller.lifecycle.importers.base import ImportedModel
+from controller.lifecycle.importers.limits import check_size
 from runtime.errors import ModelError
 from runtime.files import hash_file
 from runtime.inputs import feeds
@@ -45,9 +46,11 @@ def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
 
     Raises:
         UsageError: It takes something else than pictures, or needs operators that nobody brings.
-        ExportError: It is no ONNX model, ONNX Runtime does not load it, or its versions cannot be brought down.
+        ExportError: It is no ONNX model, larger than one file can be, ONNX Runtime does not load it, or its versions
+            cannot be brought down.
     """
     original = load_graph(path)
+    check_size(original, str(path))
     check_inputs(original, str(path))
     if not custom_ops:
         check_operators(original, str(path))

@@ -10,10 +10,12 @@ Rules:
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +27,9 @@ __all__ = ["load_into", "read_weights"]
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params", "ema", "model_ema")
 PREFIXES = ("", "module.", "model.", "net.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")
 COUNTER = "num_batches_tracked"  # of batch normalization; older checkpoints lack it, and eval mode reads it nowhere
+SCALAR: Any = np.float64(0).__reduce__()[0]
+PLAIN: tuple[Any, ...] = (Namespace, np.dtype, SCALAR, *(type(np.dtype(code)) for code in "fdilq?"))
+"""What trainers leave beside the weights: parsed options and NumPy's scalars. None of it runs code of the file's."""
 LISTED = 5  # names that an error shows at most
 
 Weights = Mapping[str, torch.Tensor]
@@ -42,7 +47,8 @@ def read_weights(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*PLAIN]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0]
         raise ExportError(

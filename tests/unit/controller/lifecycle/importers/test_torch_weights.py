@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,13 @@ WRAPPED: dict[str, Callable[[Weights], Any]] = {
     "of lightning": lambda weights: {"state_dict": prefixed("model.")(weights), "hyper_parameters": {}},
     "compiled": prefixed("_orig_mod."),
     "beside a plain tensor": lambda weights: {"step": torch.tensor(3), "model": weights},
+    "beside options and figures": lambda weights: {
+        "model": weights,
+        "args": Namespace(lr=0.1),
+        "best": np.float64(0.5),
+        "epoch": np.int64(3),
+        "loss": np.float32(0.1),
+    },
     "without counters": lambda weights: {n: v for n, v in weights.items() if "num_batches" not in n},
 }
 
