@@ -22,9 +22,10 @@ from runtime.drawing import DRAWERS, draw
 from runtime.manifest import Postprocess
 from runtime.tasks import Classification
 
-__all__ = ["Example", "Examples"]
+__all__ = ["EACH", "Example", "Examples"]
 
 EACH = 6  # right, wrong, or neither
+SMALLEST = 160  # pixels; pictures much smaller than that are enlarged, so that their pixels are seen
 LONGEST = 480  # pixels of a thumbnail's longer side
 QUALITY = 80  # of JPEG
 
@@ -90,6 +91,8 @@ class Examples:
 
 def _thumbnail(picture: npt.NDArray[np.uint8]) -> bytes:
     image = Image.fromarray(picture)
+    if enlarged := SMALLEST // max(image.size):
+        image = image.resize((enlarged * image.width, enlarged * image.height), Image.Resampling.NEAREST)
     image.thumbnail((LONGEST, LONGEST))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)

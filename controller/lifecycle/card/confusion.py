@@ -73,7 +73,9 @@ def _worst(labels: list[str], counts: Counts, unit: str) -> Markup:
     pairs = [(row, column) for row, column in (divmod(int(one), len(labels)) for one in order) if wrong[row, column]]
     if not pairs:
         return tag("p", f"None of the {len(labels)} classes was taken for another.")
-    head = tag("tr", *(tag("th", name, scope="col") for name in ("labelled", "answered", unit, "of the class", "")))
+    numeric = (unit, "of the class")
+    names = ("labelled", "answered", *numeric, "share")
+    head = tag("tr", *(tag("th", name, scope="col", class_="number" if name in numeric else None) for name in names))
     rows = [
         tag(
             "tr",

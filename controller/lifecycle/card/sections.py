@@ -11,7 +11,7 @@ from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.card.tables import class_tables, figure_table, variant_table
 from controller.lifecycle.card.words import BY, answer_steps, input_steps
 from controller.lifecycle.evaluate import Evaluation
-from controller.lifecycle.examples import Example
+from controller.lifecycle.examples import EACH, Example
 from controller.lifecycle.metrics.titles import primary_of, title_of
 from runtime.manifest import Variant
 
@@ -56,9 +56,9 @@ def _tiles(facts: CardFacts) -> list[tuple[str, str]]:
     primary = primary_of(metrics)
     tiles = [(title_of(primary).name, title_of(primary).show(metrics[primary]))] if primary else []
     if fastest := min((v for v in manifest.variants if "latency_ms" in v.metrics), key=_latency, default=None):
-        tiles.append(("one picture, one thread", f"{_latency(fastest):.2f} ms ({fastest.id})"))
+        tiles.append((f"one picture, {fastest.id}", f"{_latency(fastest):.2f} ms"))
     smallest = min(manifest.variants, key=lambda variant: variant.size)
-    tiles.append(("smallest file", f"{smallest.size / 1e6:.1f} MB ({smallest.id})"))
+    tiles.append((f"smallest file, {smallest.id}", f"{smallest.size / 1e6:.1f} MB"))
     tiles.append(("input", f" {BY} ".join(map(str, first.inputs[0].shape[1:])) + f" {first.inputs[0].dtype}"))
     return tiles
 
@@ -105,7 +105,7 @@ def _examples(facts: CardFacts) -> Markup | None:
         return None
     drawn = any(one.right is None for one in facts.evaluation.examples)
     said = "Chosen at random from the same data" + (
-        ", with the answers drawn on them." if drawn else ": wrong answers first, as many right ones beside."
+        ", with the answers drawn on them." if drawn else f": up to {EACH} wrong answers, then up to {EACH} right ones."
     )
     figures = [_example(one) for one in facts.evaluation.examples]
     kind = "gallery large" if drawn else "gallery"

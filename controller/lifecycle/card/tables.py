@@ -19,6 +19,10 @@ COLUMN_NAMES = {"ap50": "AP 50", "ap50_95": "AP 50-95", "f1": "F1", "iou": "IoU"
 STATES = {"published": "good", "unproven": "open", "rejected": "bad"}
 
 
+def _column_head(name: str, *, numeric: bool = False) -> Markup:
+    return tag("th", name, scope="col", class_="number" if numeric else None)
+
+
 def _state(variant: Variant | RejectedVariant) -> str:
     if isinstance(variant, RejectedVariant):
         return "rejected"
@@ -32,7 +36,7 @@ def variant_table(manifest: Manifest) -> Markup:
     wanted = [name for name in (primary, "agreement_fp32", "latency_ms", "speedup_fp32") if name]
     shown = [name for name in wanted if any(name in one.metrics for one in variants)]
     names = ["variant", "state", "for", "size", *(title_of(name).name for name in shown)]
-    head = tag("tr", *(tag("th", name, scope="col") for name in names))
+    head = tag("tr", *(_column_head(name, numeric=place > 2) for place, name in enumerate(names)))
     rows = [row for one in variants for row in _variant_rows(one, shown, len(names))]
     return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="wide")
 
@@ -69,7 +73,7 @@ def figure_table(metrics: dict[str, float]) -> Markup:
     """Return *metrics*, in the order of `TITLES`, each with what it means."""
     order = {name: number for number, name in enumerate(TITLES)}
     names = sorted(metrics, key=lambda name: order.get(name, len(order)))
-    head = tag("tr", *(tag("th", name, scope="col") for name in ("figure", "value", "what it is")))
+    head = tag("tr", *(_column_head(name, numeric=name == "value") for name in ("figure", "value", "what it is")))
     rows = []
     for name in names:
         title = title_of(name)
@@ -105,7 +109,7 @@ def _column(name: str) -> str:
 
 
 def _class_table(columns: Sequence[str], rows: Sequence[tuple[str, tuple[float, ...]]], caption: str) -> Markup:
-    head = tag("tr", tag("th", "class", scope="col"), *(tag("th", _column(name), scope="col") for name in columns))
+    head = tag("tr", _column_head("class"), *(_column_head(_column(name), numeric=True) for name in columns))
     body = [
         tag(
             "tr",
@@ -114,7 +118,7 @@ def _class_table(columns: Sequence[str], rows: Sequence[tuple[str, tuple[float, 
         )
         for label, values in rows
     ]
-    return tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), class_="classes")
+    return tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body))
 
 
 def _shown(column: str, value: float) -> str:
