@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,18 +56,20 @@ def convert(
             return function(pixels)
 
     try:
-        model: onnx.ModelProto = to_onnx(
-            traced,
-            inputs=[(BATCH, *shape)],
-            opset=OPSET,
-            input_names=[INPUT],
-            output_names=list(outputs),
-            model_name=name,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it uses of flax what flax is about to drop
+            model: onnx.ModelProto = to_onnx(
+                traced,
+                inputs=[(BATCH, *shape)],
+                opset=OPSET,
+                input_names=[INPUT],
+                output_names=list(outputs),
+                model_name=name,
+            )
     except ExportError:
         raise
     except Exception as error:  # the converter raises whatever the traced code and its own plugins raise
-        raise ExportError(f"jax2onnx cannot convert {name}: {' '.join(str(error).split())[:400]}") from error
+        raise ExportError(f"jax2onnx cannot convert {name}: {_reason(error)}") from error
     model.ir_version = min(model.ir_version, IR)
     del model.graph.value_info[:]
     try:
@@ -75,6 +78,13 @@ def convert(
         raise ExportError(
             f"jax2onnx made a graph of {name} whose shapes cannot be inferred: {' '.join(str(error).split())[:400]}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    said = " ".join(str(error).split())[:400]
+    if "_DimExpr" not in said:
+        return said
+    return f"{said}; the size of the batch is no number here: reshape by x.shape[0], not by len(x)"
 
 
 @contextmanager
