@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +50,8 @@ def convert(estimator: Any, length: int, classes: int, picture: Sequence[int] | 
             part.flatten_transform = False  # of a vote's `transform`, which is not used; skl2onnx knows no other
     last = _last(estimator)
     try:
-        with _whole_numbers_of_booleans():
+        with _whole_numbers_of_booleans(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it reads what scikit-learn is about to drop
             converted: onnx.ModelProto = to_onnx(
                 estimator,
                 initial_types=[(FEATURES, FloatTensorType([None, length]))],
