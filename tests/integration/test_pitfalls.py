@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import onnx
 import pytest
 import torch
 from command_line import Command, command_line
+from custom_operators import library_path
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -91,7 +95,7 @@ def saved(path: Path, nodes: list[onnx.NodeProto], *weights: onnx.TensorProto, *
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
         weights,
     )
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid("example.org", 1)]
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(options.pop("domain", "example.org"), 1)]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=ir), path)
     return path
 
@@ -193,3 +197,50 @@ def test_nhwc_and_nchw_mixed_up(refused: Callable[[Path], str], tmp_path: Path) 
     assert "Input 'x' is declared ['N', 16, 16, 3], and Conv 'stem' reads 3 channels from its second dimension" in err
     assert "Cause: NHWC and NCHW are mixed up" in err
     assert "Fix: declare the input as the first convolution reads it ((N, 3, H, W))" in err
+
+
+LAZY = """
+import sys, time
+from pathlib import Path
+
+import numpy as np
+from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
+
+from controller.lifecycle.gate import check_behaviour, check_graph, gate_batches
+from runtime.files import hash_file
+from runtime.manifest import CustomOps
+
+table = []
+
+@onnx_op(op_type="LazyTable", inputs=[PyCustomOpDef.dt_float], outputs=[PyCustomOpDef.dt_float])
+def lazy_table(x):
+    if not table:
+        time.sleep(1.5)  # what it loads when it is first needed
+        table.append(2.0)
+    return x * table[0]
+
+path = Path(sys.argv[1])
+library = (CustomOps(path=get_library_path(), sha256=hash_file(Path(get_library_path()))),)
+session = check_graph(path, library)
+batches = [np.random.default_rng(n).random((n, 3, 16, 16), np.float32) for n in gate_batches(session.image)]
+found = check_behaviour(session, batches, session.run, path=path, custom_ops=library)
+print("\\n".join(found.notes))
+"""
+
+
+def test_slow_first_call(tmp_path: Path) -> None:
+    """An operator that loads its table when it is first called; a process of its own, whose library it is."""
+    library_path()
+    nodes = [
+        helper.make_node("LazyTable", ["x"], ["t"], domain="ai.onnx.contrib"),
+        helper.make_node("Conv", ["t", "w"], ["c"]),
+        *pooled(),
+    ]
+    path = saved(tmp_path / "m.onnx", nodes, weight("w", 8, 3, 3, 3), weight("g", 8, 5), domain="ai.onnx.contrib")
+    done = subprocess.run(
+        [sys.executable, "-c", LAZY, str(path)], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    (note,) = done.stdout.splitlines()
+    assert re.match(r"the first run took [1-9][.\d]* s, later ones [\de.-]+ s\. Cause: the first run pays", note)
+    assert "operators load what they need. Fix: run one picture before serving" in note

@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from controller.errors import ExportError
+from controller.errors import ExportError, ParityError
+from controller.lifecycle.divergence import GraphValues
 from controller.lifecycle.export import export_by_dynamo
 from controller.lifecycle.gate import Behaviour, Reference, check_behaviour, check_graph, gate_batches
 from runtime.manifest import Tensor
@@ -65,6 +66,87 @@ def test_nan_is_refused(conv_graph: GraphMaker, tmp_path: Path) -> None:
     session = check_graph(saved(model, tmp_path))
     with pytest.raises(ExportError, match="holds NaN or infinity"):
         behaviour(session, session.run, tmp_path)
+
+
+def test_parity_that_fails_names_the_first_node_that_differs(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    source, damaged = conv_graph(), conv_graph()
+    (weight,) = [one for one in damaged.graph.initializer if one.name == "w"]
+    array = numpy_helper.to_array(weight).copy()
+    array[5, 1, 1, 1] += 1
+    weight.CopyFrom(numpy_helper.from_array(array, "w"))
+    session = check_graph(saved(damaged, tmp_path))
+
+    def inside(batch: np.ndarray) -> GraphValues:
+        return GraphValues(source, {"x": batch})
+
+    def given(batch: np.ndarray) -> list[np.ndarray]:
+        return [inside(batch)["scores"]]
+
+    with pytest.raises(
+        ParityError, match=r"differs from the source by .*; the first node that differs is Conv 'conv': "
+    ) as e:
+        check_behaviour(session, batches(session), given, path=tmp_path / "model.onnx", values=inside)
+    assert "it takes x, w, which agree within 0, and gives 'c', which is off by" in str(e.value)
+    with pytest.raises(ParityError) as e:
+        check_behaviour(session, batches(session), given, path=tmp_path / "model.onnx", values=lambda _: {})
+    assert "first node" not in str(e.value)
+
+
+def test_replaced_operator_is_named(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    source, other = conv_graph(), conv_graph()
+    other.graph.node[1].op_type = "Tanh"
+    session = check_graph(saved(other, tmp_path))
+
+    def inside(batch: np.ndarray) -> GraphValues:
+        return GraphValues(source, {"x": batch})
+
+    with pytest.raises(
+        ParityError, match=r"; the first node that differs is Tanh 'relu': it takes c, which agree within 0"
+    ):
+        check_behaviour(
+            session,
+            batches(session),
+            lambda batch: [inside(batch)["scores"]],
+            path=tmp_path / "model.onnx",
+            values=inside,
+        )
+
+
+def test_source_that_draws_at_random_is_refused(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    session = check_graph(saved(conv_graph(), tmp_path))
+    generator = np.random.default_rng(0)
+
+    def drawing(batch: np.ndarray) -> list[np.ndarray]:
+        return [output * generator.choice([0, 2], output.shape).astype(np.float32) for output in session.run(batch)]
+
+    with pytest.raises(
+        ExportError, match=r"the same batch of 1 a second time with numbers that are .* off\. Cause: the "
+    ):
+        behaviour(session, drawing, tmp_path)
+
+
+def test_weights_near_zero_prove_nothing_and_that_is_said(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    model = conv_graph()
+    for weight in model.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1e-4), weight.name))
+    session = check_graph(saved(model, tmp_path))
+    (note,) = behaviour(session, session.run, tmp_path).notes
+    assert note.startswith(
+        "the source gives (nearly) the same numbers for different pictures, so that agreement proves"
+    )
+    assert note.endswith("import it with trained weights")
+
+
+def test_labels_alone_are_compared_where_the_source_says_so(conv_graph: GraphMaker, tmp_path: Path) -> None:
+    session = check_graph(saved(conv_graph(), tmp_path))
+
+    def steps(batch: np.ndarray) -> list[np.ndarray]:
+        return [np.eye(4, dtype=np.float32)[session.run(batch)[0].argmax(axis=1)]]
+
+    found = check_behaviour(session, batches(session), steps, path=tmp_path / "model.onnx", compares_labels=True)
+    assert found.parity == 0
+    with pytest.raises(ParityError, match="differs from the source"):
+        behaviour(session, steps, tmp_path)
 
 
 def test_unknown_operator_wrong_shape_and_versions_are_refused(conv_graph: GraphMaker, tmp_path: Path) -> None:
