@@ -28,6 +28,7 @@ from runtime.datasets import Dataset
 from runtime.errors import ModelError, ProviderError
 from runtime.hardware import Machine, this_machine
 from runtime.manifest import Manifest, Postprocess, RejectedVariant, Requires, Variant, VariantRequires
+from runtime.providers import CPU
 
 __all__ = ["Judged", "judged", "measured_speeds"]
 
@@ -88,7 +89,7 @@ def judged(
 
 
 def measured_speeds(draft: Draft, ids: Sequence[str], machine: Machine) -> dict[str, Speed]:
-    """Return how fast those variants are of whose class *machine* is, in turns with the reference."""
+    """Return how fast those variants are of whose class *machine* is, beside the reference; on the CPU its own, too."""
     speeds: dict[str, Speed] = {}
     found = {name: at_hand(VARIANTS[name], machine) for name in ids}
     providers = {name: provider.reference for name, provider in found.items() if provider is not None}
@@ -100,7 +101,8 @@ def measured_speeds(draft: Draft, ids: Sequence[str], machine: Machine) -> dict[
             times = measure_latency(paths, draft.one, draft.reference.custom_ops, provider)
         except (ModelError, ProviderError):  # installed, but its driver or the graph is not what it takes
             continue
-        speeds |= {name: Speed(latency_ms=times[name], reference_ms=times[reference]) for name in group}
+        measured = paths if provider == CPU.reference else group
+        speeds |= {name: Speed(latency_ms=times[name], reference_ms=times[reference]) for name in measured}
     return speeds
 
 
