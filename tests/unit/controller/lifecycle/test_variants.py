@@ -238,7 +238,7 @@ def test_variants_give_what_fp32_gives_within_what_their_numbers_explain(drafted
 
 
 def test_accuracy_is_what_a_plain_session_says(built: Built, pictures: ArrayDataset) -> None:
-    found = judged(*draft_of(built, pictures, {}), pictures, 0.5).manifest
+    found = judged(*draft_of(built, pictures, {}), pictures, 0.5)
     made = found.manifest
     assert found.evaluation is not None
     assert found.evaluation.variant == "fp32"

@@ -14,6 +14,7 @@ FASTER = Speed(latency_ms=1.0, reference_ms=2.0)
     [
         (0.896, FASTER, 0.5, None),
         (0.95, FASTER, 0.0, None),
+        (0.89, FASTER, 1.0, None),  # exactly as much as is allowed
         (0.89, FASTER, 0.5, "top-1 is 1.00 points below fp32; at most 0.5 are allowed"),
         (0.89, FASTER, 1.5, None),
         (float("nan"), FASTER, 1.5, "top-1 is nan points below fp32; at most 1.5 are allowed"),
