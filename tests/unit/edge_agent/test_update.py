@@ -112,6 +112,32 @@ def test_nothing_that_happens_to_a_rival_fails_the_update(code, on, next_is):
     assert update.refused == (f"s8s8 on {CPU}: so it went",)
 
 
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from([CPU, CUDA])), min_size=1, max_size=6),
+    st.lists(st.tuples(st.sampled_from(["good", "proof", "download", "deadline"]), st.floats(1, 9)), max_size=20),
+)
+def test_once_something_is_proven_the_fastest_of_what_passed_is_started(kinds, outcomes):
+    chosen = [Candidate(f"v{number}", provider, unproven=new) for number, (new, provider) in enumerate(kinds)]
+    update, passed, remaining = Update().planned(chosen), {}, iter(outcomes)
+    for _ in range(4 * len(chosen)):
+        if update.action not in {Action.DOWNLOAD, Action.VERIFY, Action.PROVE}:
+            break
+        outcome, latency = next(remaining, ("good", 5.0))
+        if outcome != "good":
+            update = update.failed(outcome if update.action is Action.PROVE else "download", "it went wrong")
+        elif update.action is Action.PROVE:
+            passed[update.candidate] = latency
+            update = update.proven(latency)
+        else:
+            update = update.succeeded()
+    assert update.action is (Action.START if passed else Action.DISCARD)
+    if passed:
+        assert update.problem is None
+        (served,) = update.candidates
+        assert passed[served] == min(passed.values())
+        assert not served.unproven or all(passed[served] < passed[other] for other in passed if not other.unproven)
+
+
 def test_when_every_proof_fails_all_reasons_are_named():
     update = Update().planned([Candidate("int8", CUDA), Candidate("fp32", CPU)])
     for reason in ("output differs by 3", "driver too old"):
