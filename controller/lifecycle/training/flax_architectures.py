@@ -67,10 +67,11 @@ def build(name: str, num_classes: int, image_size: int, seed: int = 0) -> nnx.Mo
     """
     factory = resolve("flax", name)
     arguments: dict[str, Any] = {"num_classes": num_classes}
-    if _takes_rngs(factory):
+    signature = _signature(factory)
+    if "rngs" in signature.parameters:
         arguments["rngs"] = nnx.Rngs(seed)
     try:
-        inspect.signature(factory).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
         shown = ", ".join(f"{argument}=..." for argument in arguments)
         raise UsageError(f"architecture {name!r} cannot be called as factory({shown}): {error}") from None
@@ -81,8 +82,13 @@ def build(name: str, num_classes: int, image_size: int, seed: int = 0) -> nnx.Mo
     return model
 
 
-def _takes_rngs(factory: Callable[..., Any]) -> bool:
-    return "rngs" in inspect.signature(factory).parameters
+def _signature(factory: Callable[..., Any]) -> inspect.Signature:
+    """Return how *factory* is called; nnx's classes hide it behind their metaclass."""
+    if not isinstance(factory, type):
+        return inspect.signature(factory)
+    made = factory.__init__  # type: ignore[misc]  # of this very class, whose call it is
+    _self, *parameters = inspect.signature(made).parameters.values()
+    return inspect.Signature(parameters)
 
 
 def _check_answers(name: str, model: nnx.Module, num_classes: int, image_size: int) -> None:
