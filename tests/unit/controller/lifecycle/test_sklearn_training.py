@@ -95,7 +95,7 @@ def test_a_class_without_pictures_is_refused_by_name() -> None:
     preprocess = preprocess_of("forest", 8, gray=True)
     learner = SklearnLearner(estimator=build("forest", 0), preprocess=preprocess, labels=("a", "b", "c"))
     batch = Batch(images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.array([0, 2, 0, 2]), rate=1.0)
-    with pytest.raises(DatasetError, match="no training image shows b;"):
+    with pytest.raises(DatasetError, match="no training image of b;"):
         list(learner.fit(iter([batch])))
 
 
