@@ -19,8 +19,9 @@ from typing import Any
 
 from controller.lifecycle.importers.source import Job, Source
 from runtime.errors import UsageError
+from runtime.files import hash_file
 
-__all__ = ["MAKERS", "call_factory", "open_source"]
+__all__ = ["MAKERS", "call_factory", "open_source", "origin_sha256"]
 
 MAKERS: Mapping[str, str] = {
     "keras": "controller.lifecycle.importers.keras_model",
@@ -87,3 +88,11 @@ def call_factory(factory: Callable[..., Any], job: Job) -> Any:
     except ValueError:
         pass  # a factory without a Python signature: calling it will tell
     return factory(**arguments)
+
+
+def origin_sha256(job: Job) -> str:
+    """Return the SHA-256 of the file that the weights come from: of the factory's module, if no other was given."""
+    if job.weights is not None:
+        return hash_file(job.weights)
+    module = importlib.import_module(job.source.partition(":")[0])
+    return hash_file(Path(module.__file__)) if module.__file__ else ""

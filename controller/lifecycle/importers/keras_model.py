@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import zipfile
@@ -23,10 +22,12 @@ from torch import nn
 
 from controller.errors import ExportError
 from controller.lifecycle.export import EXAMPLE_BATCH
+from controller.lifecycle.importers.factory import origin_sha256
 from controller.lifecycle.importers.source import Job, SourceFacts
-from controller.lifecycle.importers.torch_module import ModuleSource, sha256
+from controller.lifecycle.importers.torch_module import ModuleSource
 from controller.lifecycle.keras_backend import load_keras
 from runtime.errors import UsageError
+from runtime.files import hash_file
 
 if TYPE_CHECKING:
     import keras
@@ -66,7 +67,7 @@ def open_source(job: Job) -> ModuleSource:
     model = _load(path)
     facts = SourceFacts(
         framework=f"keras {_version(path) or load_keras().version()}",
-        source_sha256=sha256(path),
+        source_sha256=hash_file(path),
         routes=(ROUTE,),
         **_normalizes(model),
     )
@@ -88,7 +89,7 @@ def open_built(model: keras.Model, job: Job) -> ModuleSource:
         _put_weights(model, job.weights)
     facts = SourceFacts(
         framework=f"keras {load_keras().version()}",
-        source_sha256=sha256(job.weights or Path(inspect.getfile(type(model)))),
+        source_sha256=origin_sha256(job),
         routes=(ROUTE,),
         **said,
     )

@@ -8,10 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import onnx
 import torch
@@ -20,6 +17,7 @@ from torch.export import ExportedProgram
 
 from controller.errors import ExportError
 from controller.lifecycle.export import EXAMPLE_BATCH, export_by_dynamo, export_by_torchscript
+from controller.lifecycle.importers.factory import origin_sha256
 from controller.lifecycle.importers.source import Array, Job, SourceFacts
 from controller.lifecycle.importers.torch_values import values_inside
 from controller.lifecycle.importers.torch_weights import load_into
@@ -34,7 +32,6 @@ __all__ = [
     "framework",
     "named_tensors",
     "open_built",
-    "sha256",
 ]
 
 SOLE_OUTPUT = "output"
@@ -182,7 +179,7 @@ def open_built(model: nn.Module, job: Job) -> ModuleSource:
         warnings.append(f"the weights were {', '.join(sorted(map(str, floats)))}; they are imported as float32")
     facts = SourceFacts(
         framework=framework(),
-        source_sha256=sha256(job.weights or Path(inspect.getfile(type(model)))),
+        source_sha256=origin_sha256(job),
         routes=tuple(ROUTES),
         warnings=tuple(warnings),
     )
@@ -192,9 +189,3 @@ def open_built(model: nn.Module, job: Job) -> ModuleSource:
 def example_of(color: str, size: tuple[int, int]) -> torch.Tensor:
     """Return a batch of black pictures of *size* (height, width): one channel where *color* is ``L``, else three."""
     return torch.zeros(EXAMPLE_BATCH, 1 if color == "L" else 3, *size)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of the file at *path*, in lowercase hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

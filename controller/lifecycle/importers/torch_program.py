@@ -19,8 +19,9 @@ from torch.export.graph_signature import InputKind
 from controller.errors import ExportError
 from controller.lifecycle.importers.source import Job, SourceFacts
 from controller.lifecycle.importers.torch_modes import check_eval_mode, is_training
-from controller.lifecycle.importers.torch_module import ROUTES, ModuleSource, framework, sha256
+from controller.lifecycle.importers.torch_module import ROUTES, ModuleSource, framework
 from runtime.errors import UsageError
+from runtime.files import hash_file
 
 __all__ = ["open_source"]
 
@@ -60,7 +61,7 @@ def open_source(job: Job) -> ModuleSource:
             "torch.export.save writes one"
         ) from error
     check_eval_mode(str(path), _training(program), "torch.export.export")
-    facts = SourceFacts(framework=framework(), source_sha256=sha256(path), routes=tuple(ROUTES))
+    facts = SourceFacts(framework=framework(), source_sha256=hash_file(path), routes=tuple(ROUTES))
     return ModuleSource(_Fixed(program), torch.zeros(_shape(program, path)), facts, exported=program)
 
 

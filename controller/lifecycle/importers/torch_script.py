@@ -27,9 +27,9 @@ from controller.lifecycle.importers.torch_module import (
     example_of,
     framework,
     named_tensors,
-    sha256,
 )
 from runtime.errors import UsageError
+from runtime.files import hash_file
 
 __all__ = ["open_source"]
 
@@ -50,7 +50,7 @@ def open_source(job: Job) -> ModuleSource:
     module.eval()
     check_eval_mode(str(path), _training(module), "torch.jit.trace")
     facts = SourceFacts(
-        framework=framework(), source_sha256=sha256(path), routes=("torchscript",), warnings=(OBSOLETE,)
+        framework=framework(), source_sha256=hash_file(path), routes=("torchscript",), warnings=(OBSOLETE,)
     )
     example = example_of(job.color, job.image_size)
     given = called(module, example)

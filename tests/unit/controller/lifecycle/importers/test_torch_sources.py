@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from controller.lifecycle.importers import factory, torch_program, torch_script
 from controller.lifecycle.importers.source import Job, Source
 from controller.lifecycle.importers.torch_module import ModuleSource, open_built
 from runtime.errors import UsageError
+from runtime.files import hash_file
 
 SIZE = (8, 10)
-JOB = Job(source="m:f", image_size=SIZE)
+JOB = Job(source=f"{__name__}:Mixed", image_size=SIZE)
 
 
 class Mixed(nn.Module):
@@ -107,8 +109,9 @@ def test_module_is_opened_in_eval_mode_and_that_is_said() -> None:
     assert not any(module.training for module in model.modules())
     assert source.facts.routes == ("dynamo", "torchscript")
     assert source.facts.framework.startswith("torch 2.")
+    assert source.facts.source_sha256 == hash_file(Path(__file__))
     assert source.facts.warnings == (
-        "the weights are those that m:f leaves in the model; --weights FILE gives others",
+        f"the weights are those that {JOB.source} leaves in the model; --weights FILE gives others",
         "the model was in training mode; it is imported in eval mode",
         "the weights were torch.float64; they are imported as float32",
     )
@@ -121,7 +124,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
     with torch.no_grad():
         trained.head.bias.fill_(7)
     torch.save({"state_dict": trained.state_dict()}, tmp_path / "w.pth")
-    source = open_built(Mixed().eval(), Job(source="m:f", image_size=SIZE, weights=tmp_path / "w.pth"))
+    source = open_built(Mixed().eval(), replace(JOB, weights=tmp_path / "w.pth"))
     np.testing.assert_array_equal(source.run(pictures())[0], trained(torch.from_numpy(pictures())).detach().numpy())
     assert source.facts.warnings == ()
 
@@ -129,7 +132,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 def test_size_and_colours_are_those_of_the_job() -> None:
     with pytest.raises(UsageError, match="--image-size is needed for m:f"):
         open_built(Mixed(), Job(source="m:f"))
-    source = open_built(Mixed(channels=1), Job(source="m:f", image_size=SIZE, color="L"))
+    source = open_built(Mixed(channels=1), replace(JOB, color="L"))
     assert source.run(pictures(2, channels=1))[0].shape == (2, 4)
     with pytest.raises(ExportError, match=r"does not run a batch of shape \(2, 3, 8, 10\): RuntimeError: .*channels"):
         open_built(Mixed(channels=1), JOB)
