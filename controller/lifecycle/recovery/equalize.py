@@ -5,8 +5,8 @@ section 4.1, with the trade of G. Xiao et al., "SmoothQuant", ICML 2023, equatio
 are measured here, and the weights that take them.
 
 Rules:
-    * The graph computes what it did, in fp32, too; behind a Clip as long as no value exceeds what calibration saw in
-      its channel, beyond which the quantized range ends anyway.
+    * The graph computes what it did, in fp32, too; behind a Clip as long as no value exceeds by a quarter what
+      calibration saw in its channel: not far beyond where the quantized range ends anyway.
     * A convolution that takes each channel by itself, with a scale of its own for each, bears any scale: there the
       activations' channels become equal. Where a weight's range is shared by its input channels, the scale is the
       square root of what either side would want.
@@ -23,13 +23,14 @@ import onnx
 from onnx import numpy_helper
 
 from controller.lifecycle.calibration.calibrate import Calibration
+from controller.lifecycle.calibration.tensors import calibrated_tensors
 from controller.lifecycle.recovery.layers import attribute_of
 from controller.lifecycle.recovery.streams import Stream, streams
 
 __all__ = ["equalized"]
 
 WIDEST = 256.0  # largest ratio of two channels' scales
-SHARE = 0.5  # of the activations in the trade
+HEADROOM = 1.25  # below a Clip's limit, for what other images reach beyond those of the calibration
 
 Floats = npt.NDArray[np.float64]
 Weights = dict[str, npt.NDArray[Any]]
@@ -49,7 +50,8 @@ def equalized(calibration: Calibration, images: int) -> onnx.ModelProto:
     found = streams(calibration.model)
     if not found:
         return calibration.model
-    ranges = _channel_ranges(calibration, [name for stream in found for name in stream.tensors], images)
+    rounded = set(calibrated_tensors(calibration.model).measured)  # what a ReLU takes is not
+    ranges = _channel_ranges(calibration, [n for stream in found for n in stream.tensors if n in rounded], images)
     weights = {i.name: numpy_helper.to_array(i).copy() for i in calibration.model.graph.initializer}
     for stream in found:
         _rescale(stream, _scales(stream, ranges, weights), weights)
@@ -76,7 +78,7 @@ def _channel_ranges(calibration: Calibration, names: list[str], images: int) -> 
 def _scales(stream: Stream, ranges: Mapping[str, Floats], weights: Weights) -> Floats:
     """Return float64, (channels,): by what each channel is multiplied."""
     filled = np.zeros(stream.channels)  # share of its tensor's range that a channel fills
-    for name in stream.tensors:
+    for name in ranges.keys() & set(stream.tensors):
         filled = np.maximum(filled, ranges[name] / max(ranges[name].max(), np.finfo(np.float32).tiny))
     filled = np.maximum(filled, 1 / WIDEST)
     needed = np.zeros(stream.channels)  # the same of the weights that share a range with other channels
@@ -88,7 +90,7 @@ def _scales(stream: Stream, ranges: Mapping[str, Floats], weights: Weights) -> F
     scales = np.sqrt(np.maximum(needed, 1 / WIDEST) / filled) if needed.any() else 1 / filled
     for name, limit in stream.limits.items():
         if np.isfinite(limit):
-            room = limit / np.maximum(ranges[name], np.finfo(np.float32).tiny)
+            room = limit / np.maximum(HEADROOM * ranges[name], np.finfo(np.float32).tiny)
             scales = np.clip(scales * np.min(room / scales), 1.0, np.maximum(room, 1.0))
     return scales
 

@@ -120,8 +120,9 @@ class _Source:
         self._producers = {name: node for node in quantized.graph.node for name in node.output}
 
     def is_quantized(self, node: onnx.NodeProto) -> bool:
-        makers = [self._producers.get(name) for name in node.input]
-        return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+        """Whether *node*'s weights are integers; its input may be rounded for the sake of others."""
+        maker = self._producers.get(node.input[1])
+        return maker is not None and maker.op_type == "DequantizeLinear"
 
     def feed(self, name: str) -> bool:
         """Add what makes *name* of constants and of the original's tensors; tell whether that can be done."""

@@ -1,0 +1,15 @@
+"""The uneven network, prepared and calibrated once."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.lifecycle.calibration.calibrate import Calibration
+from controller.lifecycle.quantize import prepare
+from tests.support.quantizable import pictures, preprocessor, uneven_network
+
+
+@pytest.fixture(scope="session")
+def uneven() -> Calibration:
+    """The calibration of a small network that is hard to quantize."""
+    return Calibration(prepare(uneven_network()), pictures(), preprocessor())
