@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.lifecycle.importers.source import Job, Source, SourceFacts
-from controller.lifecycle.training.frameworks import FRAMEWORKS
+from controller.lifecycle.training.frameworks import framework_of
 from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.run import finished_run
 
@@ -22,7 +22,7 @@ def open_source(job: Job) -> Source:
     """
     directory = Path(job.source)
     record = finished_run(directory)
-    source: Source = importlib.import_module(FRAMEWORKS[record.trainer].importer).open_run(directory, record)
+    source: Source = importlib.import_module(framework_of(record.trainer).importer).open_run(directory, record)
     return source
 
 
