@@ -40,6 +40,7 @@ from runtime.session import Session
 __all__ = ["BATCHES", "Behaviour", "Reference", "check_behaviour", "check_graph", "gate_batches"]
 
 BATCHES = (1, 3)  # neither is the batch that the model was exported with
+TRACED = 2  # pictures that models are traced with, at most
 REASON = 400  # characters of a tool's own that an error takes over
 LATER_CALLS = 3
 WORTH_TIMING = 0.1  # seconds of the first run
@@ -144,6 +145,7 @@ def check_behaviour(
     """
     model = load_graph(path)
     found, timing = _run_all(session, batches, model)
+    _check_rows(session, batches, found)
     reorders = any(node.op_type in REORDERING for node in model.graph.node)
     if oldest is not None:
         _compare_with_oldest(session, batches, found, path, custom_ops, oldest, judged=not reorders)
@@ -197,6 +199,18 @@ def _run_all(
     return found, (first, _later(session, batches[0]) if first > WORTH_TIMING else first)
 
 
+def _check_rows(session: Session, batches: Sequence[Array], found: Sequence[Sequence[Array]]) -> None:
+    """See that a graph of any batch does not give the same one or two answers for every batch.
+
+    Raises:
+        ExportError: It does: the batch that it was traced with is a constant in it.
+    """
+    sizes = {len(batch) for batch in batches}
+    rows = {len(output) if output.ndim > 1 else 0 for outputs in found for output in outputs}
+    if session.batch is None and len(sizes) > 1 and len(rows) == 1 and 0 < max(rows) <= TRACED:
+        raise ExportError(explained("the graph does not take any batch", Evidence(rows=rows.pop())))
+
+
 def _later(session: Session, batch: Array) -> float:
     """Return the median seconds of a few more runs."""
     times = []
@@ -244,7 +258,7 @@ def _check_repeatable(batch: Array, expected: Sequence[Array], reference: Refere
         said = (
             f"the source answers the same batch of {len(batch)} a second time with numbers that are {changed:.2g} off"
         )
-        raise ExportError(str(diagnose(Evidence(unstable=said))))
+        raise ExportError(explained("the source is in training mode", Evidence(unstable=said)))
 
 
 def _check_independent(session: Session, batch: Array, found: Sequence[Array]) -> None:
@@ -264,7 +278,7 @@ def _check_independent(session: Session, batch: Array, found: Sequence[Array]) -
             f"a picture gets numbers alone that are {changed:.2g} off those that it gets in a batch of {len(batch)}: "
             "its answer depends on the pictures beside it"
         )
-        raise ExportError(str(diagnose(Evidence(unstable=said))))
+        raise ExportError(explained("the graph is in training mode", Evidence(unstable=said)))
 
 
 def _largest_change(before: Sequence[Array], after: Sequence[Array]) -> float:
