@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from controller.lifecycle.metrics.detection import DetectionJudge
 from controller.registry.publish import publish
 from runtime.artifact import Artifact
 from runtime.datasets import open_dataset
+from runtime.drawing.skeleton import COCO_KEYPOINTS
+from runtime.images import read
 from runtime.manifest import Postprocess, Preprocess, Resize
 from runtime.predictor import Predictor
 from runtime.store import ModelStore
@@ -103,6 +107,76 @@ def test_the_whole_curve_is_taken_from_folders_and_from_parquet_alike(detector: 
     assert folder.agreement(folder) == 1
     assert folder.confusion is not None
     assert folder.confusion.counts[0, 0] >= 15  # of 30 people
+
+
+def test_a_real_segmenter_has_the_intersections_that_are_counted_by_hand(test_data, tmp_path: Path) -> None:
+    coral = test_data("images/coral")
+    labels = (coral / "pascal_voc_segmentation_labels.txt").read_text().splitlines()[:21]
+    artifact = artifact_of(
+        {"fp32": test_data("models/deeplabv3_pascal_uint8_nhwc.onnx")},
+        tmp_path / "artifact",
+        Preprocess(resize=Resize(mode="exact", size=(513, 513))),
+        Postprocess(kind="semantic", activation="none"),
+        task="segmentation",
+        labels=tuple(labels),
+    )
+    trimap = read(coral / "dog_segmentation_mask.bmp").pixels[..., 0]  # 0 is the dog, 1 is not, 2 is its border
+    masks = {
+        "bird": read(coral / "bird_segmentation_mask.bmp").pixels[..., 0],
+        "dog": np.choose(trimap, (labels.index("dog"), 0, 255)).astype(np.uint8),
+    }
+    for folder in ("images", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for name, mask in masks.items():
+        shutil.copy(coral / f"{name}_segmentation.bmp", tmp_path / "set" / "images" / f"{name}.bmp")
+        Image.fromarray(mask).save(tmp_path / "set" / "masks" / f"{name}.png")
+    found = evaluate(artifact, "fp32", open_dataset(str(tmp_path / "set")))
+    predictor = Predictor(artifact, provider="cpu")
+    said = {name: predictor.predict([coral / f"{name}_segmentation.bmp"])[0].mask for name in masks}  # type: ignore[union-attr]
+    ious = []
+    for label in range(21):
+        both = sum(np.count_nonzero((said[name] == label) & (mask == label)) for name, mask in masks.items())
+        either = sum(
+            np.count_nonzero(((said[name] == label) | (mask == label)) & (mask != 255)) for name, mask in masks.items()
+        )
+        if any((mask == label).any() for mask in masks.values()):
+            ious.append(both / either)
+    assert found.metrics["miou"] == pytest.approx(np.mean(ious))
+    assert found.metrics["pixel_accuracy"] > 0.95
+
+
+def test_a_real_pose_is_judged_by_coral_s_keypoints(test_data, tmp_path: Path) -> None:
+    coral = test_data("images/coral")
+    artifact = artifact_of(
+        {"fp32": test_data("models/movenet_lightning_nhwc.onnx")},
+        tmp_path / "artifact",
+        Preprocess(resize=Resize(mode="exact", size=(192, 192))),
+        Postprocess(kind="movenet", activation="none", keypoints=COCO_KEYPOINTS),
+        task="pose",
+    )
+    shutil.copy(coral / "squat.bmp", tmp_path)
+    height, width = read(coral / "squat.bmp").pixels.shape[:2]
+    rows = csv.DictReader((coral / "movenet_single_pose_lightning_ptq_reference.csv").read_text().splitlines())
+    points = np.array([(float(row["keypoint_x"]) * width, float(row["keypoint_y"]) * height) for row in rows])
+    corner, extent = points.min(axis=0), np.ptp(points, axis=0)
+    body = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [*corner.tolist(), *extent.tolist()],
+        "area": float(extent.prod()),
+        "iscrowd": 0,
+        "keypoints": np.concatenate([points, np.full((17, 1), 2)], axis=1).ravel().tolist(),
+    }
+    document = {
+        "images": [{"id": 1, "file_name": "squat.bmp", "width": width, "height": height}],
+        "annotations": [body],
+        "categories": [{"id": 1, "name": "person", "keypoints": COCO_KEYPOINTS}],
+    }
+    (tmp_path / "person_keypoints.json").write_text(json.dumps(document))
+    found = evaluate(artifact, "fp32", open_dataset(str(tmp_path / "person_keypoints.json")))
+    assert found.metrics["oks_ap75"] == pytest.approx(1)
+    assert found.examples[0].truth == "1 of 1 bodies found"
 
 
 def pairs(root: Path) -> Path:
