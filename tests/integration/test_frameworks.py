@@ -24,7 +24,12 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.mark.parametrize(
     ("framework", "arch", "epochs", "least"),
-    [("keras", "keras-tiny", 4, 0.97), ("flax", "flax-tiny", 6, 0.97), ("sklearn", "hog-svm", None, 0.97)],
+    [
+        ("keras", "keras-tiny", 4, 0.97),
+        ("flax", "flax-tiny", 6, 0.97),
+        ("sklearn", "hog-svm", None, 0.97),
+        ("sklearn", "forest", None, 0.95),
+    ],
 )
 def test_batch_is_as_accurate_as_the_training_said(
     command: Command, tmp_path: Path, framework: str, arch: str, epochs: int | None, least: float
