@@ -28,6 +28,8 @@ FLOAT32_OPS: tuple[str, ...] = (
 )
 """Operators that stay in fp32, beside those that ONNX Runtime's converter never touches."""
 
+MISTAKES = (AssertionError, ValueError, KeyError, IndexError, RuntimeError, TypeError)  # that the converter makes
+
 
 def halved(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return *model*, which computes in fp32, in fp16.
@@ -49,9 +51,10 @@ def halved(model: onnx.ModelProto) -> onnx.ModelProto:
             node_block_list=[node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)],
         )
         OnnxModel.graph_topological_sort(converted.graph)
+        converted.graph.ClearField("value_info")  # of the types that tensors had before
         halves = _without_round_trips(converted, {output for node in model.graph.node for output in node.output})
         onnx.checker.check_model(halves, full_check=True)
-    except (AssertionError, ValueError, KeyError, RuntimeError, onnx.checker.ValidationError) as error:
+    except (*MISTAKES, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the graph cannot be converted to fp16: {' '.join(str(error).split())[:300]}") from error
     return halves
 

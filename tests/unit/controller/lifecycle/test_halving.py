@@ -30,6 +30,8 @@ def source() -> onnx.ModelProto:
     model = onnx.parser.parse_model(SOURCE)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2.0, np.float32), "p0"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
+    # torch's exporter notes the types of weights, too
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("p0", onnx.TensorProto.FLOAT, []))
     onnx.checker.check_model(model, full_check=True)
     return model
 
