@@ -20,6 +20,7 @@ from controller.lifecycle.pipeline import ImportRequest, import_model
 from controller.lifecycle.training.record import TrainingConfig
 from controller.lifecycle.training.run import train
 from controller.lifecycle.variants import requested
+from controller.registry.cards import read_card
 from runtime.errors import UsageError
 from runtime.hardware import this_machine
 from runtime.predictor import Predictor
@@ -73,6 +74,10 @@ def test_two_variants_from_a_run_that_knows_its_own_data(digit_folder: Path, sto
     assert report.manifest.labels == record.labels
     assert report.manifest.variants[0].metrics["top1_images"] == record.held_out.rows
     assert report.manifest.provenance.dataset is not None
+    card = read_card(store, report.manifest.digest)
+    assert card is not None
+    assert f"{record.held_out.rows} images of {data}".encode() in card
+    assert b"Confusion matrix" in card
     with pytest.raises(UsageError, match="leave --preprocess out"):
         import_model(ImportRequest(source=str(run), name="digits", preprocess="imagenet"), store)
 
