@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, MinMaxCalibrater
+from quantizable import pictures, preprocessor, uneven_network
 
 from controller.errors import ExportError
 from controller.lifecycle.calibration import calibrate
@@ -18,7 +19,6 @@ from controller.lifecycle.calibration.taps import Taps
 from controller.lifecycle.calibration.tensors import calibrated_tensors
 from controller.lifecycle.quantize import prepare
 from runtime.errors import DatasetError, UsageError
-from tests.support.quantizable import pictures, preprocessor, uneven_network
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,10 @@ def test_minima_and_maxima_are_those_of_onnx_runtimes_own_calibrator(prepared: o
     theirs.augment_graph()
     theirs.create_inference_session()
     theirs.collect_data(Reader(list(calibration.batches(4))))
-    expected = {name: tuple(float(np.squeeze(end)) for end in found.range_value) for name, found in theirs.compute_data().data.items()}
+    expected = {
+        name: tuple(float(np.squeeze(end)) for end in found.range_value)
+        for name, found in theirs.compute_data().data.items()
+    }
     measured = calibrated_tensors(prepared).measured
     assert set(measured) <= set(expected)
     for name in measured:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from quantizable import pictures, preprocessor, uneven_network
 
 from controller.lifecycle.calibration.calibrate import Calibration
 from controller.lifecycle.quantize import prepare
-from tests.support.quantizable import pictures, preprocessor, uneven_network
 
 
 @pytest.fixture(scope="session")
