@@ -18,6 +18,7 @@ def open_source(job: Job) -> Source:
     """Open the run in the directory that *job* names.
 
     Raises:
+        UsageError: The framework that trained it is not installed.
         TrainingError: There is no finished run, or its files are damaged.
     """
     directory = Path(job.source)
