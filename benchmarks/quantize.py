@@ -286,7 +286,7 @@ def in_child(name: str, images: int) -> dict[str, Any]:
 
 
 def updated(part: Mapping[str, Any]) -> None:
-    """Write *part* into the results, beside what they have of the other mode."""
+    """Write *part* into the results, beside what they have of other models and of the other mode."""
     path = RESULTS / "quantize.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
     keep({**before, **part}, path)
@@ -313,14 +313,11 @@ def main() -> None:
         updated({"calibration": {**environment(PACKAGES), "rows": found}})
         return
     photographs = Photographs.open()
-    rows, searches = [], {}
     for name in options.models.split(","):
-        measured, search = compared(name, photographs, options.rounds, options.budget)
-        rows += measured
-        searches[name] = [asdict(step) for step in search.steps]
+        rows, search = compared(name, photographs, options.rounds, options.budget)
         print(f"\n{name}\n{search.table()}\n", flush=True)
-    print(table(tuple(rows[0]), [tuple("-" if v is None else v for v in row.values()) for row in rows]))
-    updated({"variants": {**environment(PACKAGES), "rows": rows, "searches": searches}})
+        print(table(tuple(rows[0]), [tuple("-" if v is None else v for v in row.values()) for row in rows]))
+        updated({name: {**environment(PACKAGES), "rows": rows, "search": [asdict(step) for step in search.steps]}})
 
 
 if __name__ == "__main__":
