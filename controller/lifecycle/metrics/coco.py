@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,8 +77,8 @@ class AveragePrecision:
 
 
 def average_precision(
-    truth: Sequence[Record],
-    found: Sequence[Record],
+    truth: Iterable[Record],
+    found: Iterable[Record],
     sizes: Sequence[tuple[int, int]],
     categories: int,
     overlap: Overlap,
@@ -119,7 +119,7 @@ def average_precision(
     )
 
 
-def _index(records: Sequence[Record], sizes: Sequence[tuple[int, int]], categories: int) -> Any:
+def _index(records: Iterable[Record], sizes: Sequence[tuple[int, int]], categories: int) -> Any:
     """Return *records* as pycocotools wants them; ids begin with 1, since it takes a match with id 0 for none."""
     from pycocotools.coco import COCO
 

@@ -131,7 +131,7 @@ class DetectionJudge:
         self._own = manifest.postprocess
         self._sizes: list[tuple[int, int]] = []
         self._truth: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
+        self._found: list[tuple[Detection, ...]] = []  # by image; a record is three times as large
         self._answers: list[Boxes] = []
         self._tally = Tally(manifest.labels)
 
@@ -148,7 +148,7 @@ class DetectionJudge:
         image = len(self._sizes)
         self._sizes.append(size)
         self._truth += truth_records(image, truth)
-        self._found += [found_record(image, one) for one in prediction.detections[:MOST_BOXES]]
+        self._found.append(prediction.detections[:MOST_BOXES])
         sure = [one for one in prediction.detections if one.score >= self._own.score_threshold]
         shown = replace(prediction, detections=tuple(sure[: self._own.max_detections]))
         self._answers.append(Boxes.of(shown.detections))
@@ -157,7 +157,8 @@ class DetectionJudge:
 
     def figures(self) -> Figures:
         """Return the average precision, by class too, and the confusions."""
-        found = average_precision(self._truth, self._found, self._sizes, len(self._labels), "bbox")
+        records = (found_record(image, one) for image, answers in enumerate(self._found) for one in answers)
+        found = average_precision(self._truth, records, self._sizes, len(self._labels), "bbox")
         return Figures(
             metrics=precision_metrics(found),
             answers=tuple(self._answers),
