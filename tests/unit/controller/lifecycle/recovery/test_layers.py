@@ -34,7 +34,8 @@ def plain(calibration: Calibration, **scheme: object) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("signal", "noise", "decibels"), [(100, 1, 20), (1, 1, 0), (5, 0, MOST_DB), (0, 1, 0), (1, 1e-30, MOST_DB)]
+    ("signal", "noise", "decibels"),
+    [(100, 1, 20), (1, 1, 0), (5, 0, MOST_DB), (0, 1, 0), (1, 1e-30, MOST_DB), (1, float("nan"), 0)],
 )
 def test_signal_to_noise_in_decibels(signal: float, noise: float, decibels: float) -> None:
     assert sqnr_db(signal, noise) == pytest.approx(decibels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import onnx
 import pytest
 
 from controller.errors import ExportError
@@ -109,3 +110,14 @@ def test_judge_compares_scores_of_classes(uneven: Calibration) -> None:
     same = judge.fidelity(uneven.model)
     assert (same.sqnr, same.agreement, same.images) == (200.0, 1.0, 8)
     assert judge.speedup(uneven.model) > 0
+
+
+def test_another_number_of_rows_is_noise(uneven: Calibration) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(uneven.model)
+    model.graph.output[0].name = "twice"
+    model.graph.node.append(onnx.helper.make_node("Concat", ["scores", "scores"], ["twice"], name="twice", axis=1))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value *= 2
+    found = Judge(uneven, images=8).fidelity(model)
+    assert found.sqnr == pytest.approx(0)
+    assert found.agreement is None
