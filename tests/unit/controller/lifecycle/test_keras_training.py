@@ -89,6 +89,14 @@ def test_resumed_run_ends_with_the_same_bits(configure: Configure, monkeypatch: 
         train(configure("cut", framework="torch", arch="tiny"), resume=True)
 
 
+def test_keras_on_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_keras().backend, "backend", lambda: "jax")
+    with pytest.raises(
+        UsageError, match="was imported with the backend 'jax' before; Vedette needs KERAS_BACKEND=torch"
+    ):
+        load_keras()
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
