@@ -12,6 +12,7 @@ the table is made of the journal. Random weights say nothing of accuracy, and th
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -87,7 +88,7 @@ def _judge(library: str, name: str, size: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = build(library, name, size)
     maker = keras_model if library == "keras" else torch_module
-    source = maker.open_built(model, Job(source=f"{library}/{name}", image_size=(size, size)))
+    source = maker.open_built(model, Job(source="zoo_models:build", image_size=(size, size)))
     said = source.facts.preprocess or {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "scale": 1 / 255}
     preprocess = Preprocess.model_validate(said).model_copy(
         update={"resize": Resize(mode="exact", size=(size, size)), "crop": (size, size)}
@@ -129,6 +130,7 @@ def _judge(library: str, name: str, size: int) -> dict[str, Any]:
 def _tell(entry: tuple[str, str, int], answer: Connection) -> None:
     """Send what came of *entry*: in the process of its own."""
     warnings.simplefilter("ignore")
+    gc.disable()  # one model, and the process ends: what is collected over and over is the exporter's heap
     try:
         result = _judge(*entry)
     except Exception as error:  # noqa: BLE001 - the verdict on an architecture, whatever its code raises
@@ -177,7 +179,7 @@ def _run(entries: Sequence[tuple[str, str, int]], journal: Path) -> None:
 
 def _report(results: Sequence[Mapping[str, Any]]) -> str:
     passed = [one for one in results if one["passed"]]
-    share = f"{len(passed)} of {len(results)} pass ({len(passed) / len(results):.1%})"
+    share = f"{len(passed)} of {len(results)} pass ({len(passed) / max(1, len(results)):.1%})"
     lines = [HEADING.format(share=share)]
     for one in results:
         start = f"| {one['library']} | {one['name']} | {one['size']} "
@@ -199,6 +201,7 @@ def _cell(text: str) -> str:
 def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="architectures whose names hold this text")
+    parser.add_argument("--report", action="store_true", help="make the table of what the journal has, and run nothing")
     parser.add_argument("--journal", type=Path, default=JOURNAL, help="where lines are kept, and read")
     arguments = parser.parse_args()
     if find_spec("torchvision") is None or find_spec("timm") is None:
@@ -206,9 +209,10 @@ def _main() -> int:
         return 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     entries = _entries(arguments.only)
-    _run(entries, arguments.journal)
+    if not arguments.report:
+        _run(entries, arguments.journal)
     journal = _read(arguments.journal)
-    results = [journal[entry[:2]] for entry in entries]
+    results = [journal[entry[:2]] for entry in entries if entry[:2] in journal]
     if not arguments.only:
         facts = environment(("torch", "torchvision", "timm", "keras", "onnx", "onnxruntime", "onnxscript"))
         keep({**facts, "results": results}, RESULTS / "zoo.json")

@@ -41,6 +41,7 @@ from runtime.session import Session
 __all__ = ["FP32", "Built", "build_reference", "can_embed"]
 
 FP32 = "fp32"
+PATCHES = 8  # of colour, along each edge of a random picture
 ROUNDING: Mapping[str, float] = {"float32": 1e-5, "float16": 2e-3}
 """By type of the input: what the embedded normalization may differ from NumPy's in float32, relative to the largest."""
 
@@ -139,10 +140,20 @@ def can_embed(found: ImageInput | None, preprocess: Preprocess) -> bool:
 
 
 def _noise(preprocessor: Preprocessor, count: int) -> Array:
-    """Return *count* inputs made from random pictures: any error in any pixel's way shows."""
+    """Return *count* inputs made from random pictures: any error in any pixel's way shows.
+
+    They are patches of colour under noise: noise alone is the same grey in every picture once it is made smaller.
+    """
     generator = np.random.default_rng(count)
-    shape = (SYNTHETIC_SIZE, SYNTHETIC_SIZE, 3)
-    return np.stack([preprocessor(generator.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)])
+    return np.stack([preprocessor(_random_picture(generator)) for _ in range(count)])
+
+
+def _random_picture(generator: np.random.Generator) -> npt.NDArray[np.uint8]:
+    patches = generator.integers(0, 256, (PATCHES, PATCHES, 3))
+    edge = SYNTHETIC_SIZE // PATCHES
+    noise = generator.integers(0, 256, (SYNTHETIC_SIZE, SYNTHETIC_SIZE, 3))
+    mixed: npt.NDArray[np.uint8] = ((patches.repeat(edge, 0).repeat(edge, 1) + noise) // 2).astype(np.uint8)
+    return mixed
 
 
 def _checked_normalization(
