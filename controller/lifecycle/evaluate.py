@@ -134,7 +134,7 @@ def evaluate(artifact: Artifact, variant: str, dataset: Dataset, provider: str =
         raise DatasetError(
             f"dataset {dataset.uri} has nothing that {title_of(metric.primary).name} could be measured by"
         )
-    left_out = (f"{describe_skipped(skipped)} images could not be used",) if skipped else ()
+    left_out = (f"images that could not be used: {describe_skipped(skipped)}",) if skipped else ()
     taken_for_granted = (truths.classes.note,) if truths.classes.note else ()
     return Evaluation(
         variant=variant,

@@ -124,7 +124,7 @@ def test_images_that_cannot_be_used_are_counted_and_said(artifacts: Mapping[str,
     found = evaluate(artifacts["semantic"], "fp32", Listed(rows))
     assert found.images == 1
     assert found.skipped == {"not_an_image": 1, "missing": 1, "empty": 1}
-    assert found.notes == ("1 empty, 1 missing, 1 not_an_image images could not be used",)
+    assert found.notes == ("images that could not be used: 1 empty, 1 missing, 1 not_an_image",)
     with pytest.raises(DatasetError, match="listed has no usable image: 1 empty"):
         evaluate(artifacts["semantic"], "fp32", Listed(({"image": b""},)))
 
