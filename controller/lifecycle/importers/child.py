@@ -112,7 +112,7 @@ class Child:
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **FRAMEWORKS_MUST, "PYTHONPATH": path}
         with self._stderr.open("wb") as log:
             return subprocess.Popen(
-                [self._python, "-P", "-m", HOST],
+                [self._python, "-P", "-m", HOST, str(directory)],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -1,10 +1,11 @@
-"""The child process that holds a source model open: ``python -P -m controller.lifecycle.importers.host``.
+"""The child process that holds a source model open: ``python -P -m controller.lifecycle.importers.host SCRATCH``.
 
 Rules:
     * A job is a line of JSON on stdin, its answer a line on stdout; `OPERATIONS` lists the jobs. Graphs and arrays
       are files, whose paths the parent gives.
     * What a framework prints, in Python or below it, goes to stderr: stdout is put aside before any is loaded.
-    * When stdin ends, because the parent closed it or is no more, the process and all that it started end at once.
+    * When stdin ends, because the parent closed it or is no more, the process and all that it started end at once, and
+      the scratch directory goes, too.
     * An error crosses as the name of its class and its text; a framework that is absent as the module's name.
     * This module is imported by interpreters other than ours: it needs Python 3.11, NumPy and onnx, no more.
 """
@@ -15,6 +16,7 @@ import importlib
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -121,23 +123,24 @@ def _put_aside() -> tuple[IO[bytes], IO[bytes]]:
     return jobs, answers
 
 
-def _end_all() -> None:
+def _end_all(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
 
 
-def _read_jobs(jobs: IO[bytes], waiting: queue.SimpleQueue[bytes]) -> None:
+def _read_jobs(jobs: IO[bytes], waiting: queue.SimpleQueue[bytes], scratch: Path) -> None:
     for line in jobs:
         waiting.put(line)
-    _end_all()
+    _end_all(scratch)
 
 
-def main() -> None:
-    """Answer jobs until stdin ends."""
+def main(scratch: Path) -> None:
+    """Answer jobs until stdin ends; the parent's directory *scratch* then goes."""
     jobs, answers = _put_aside()
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(jobs, waiting), daemon=True).start()
+    threading.Thread(target=_read_jobs, args=(jobs, waiting, scratch), daemon=True).start()
     host = Host()
     while True:
         answers.write(json.dumps(_answer(host, waiting.get())).encode() + b"\n")
@@ -146,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

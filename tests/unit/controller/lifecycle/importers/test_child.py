@@ -110,7 +110,10 @@ def test_child_that_hangs_is_ended_with_all_that_it_started(start: Start, double
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
-def test_child_ends_when_its_parent_does(doubler: str, number: signal.Signals) -> None:
+def test_child_ends_when_its_parent_does(
+    doubler: str, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     parent = textwrap.dedent(f"""
         import numpy as np
         from controller.lifecycle.importers import Importer
@@ -126,13 +129,14 @@ def test_child_ends_when_its_parent_does(doubler: str, number: signal.Signals) -
     with process:
         try:
             wait_until(lambda: Path("grandchild").exists() and bool(sleeps()))
+            assert list(tmp_path.glob("vedette-importer-*"))
             process.send_signal(number)
             _, said = process.communicate(timeout=WAIT)
         finally:
             process.kill()
     assert process.returncode == -number
     assert ("KeyboardInterrupt" in said) == (number is signal.SIGINT)
-    wait_until(lambda: not sleeps())
+    wait_until(lambda: not sleeps() and not list(tmp_path.glob("vedette-importer-*")))
 
 
 def test_absent_framework_names_the_extra_and_the_other_way(start: Start, doubler: str) -> None:
