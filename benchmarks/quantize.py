@@ -174,7 +174,7 @@ def compared(name: str, photographs: Photographs, rounds: int, budget: float) ->
     graph, preprocessor = network(name, photographs)
     calibration = Calibration(prepare(graph), photographs.calibration, preprocessor)
     goal = Goal(budget=budget, least_speedup=LEAST_SPEEDUP[name])
-    found = recover(calibration, Scheme(), goal)
+    found = recover(calibration, Scheme(), goal, time.process_time)
     pictures = np.concatenate(list(calibration.batches(BATCH)))
     models = {"fp32": graph, "ort": by_onnxruntime(graph, pictures), "vedette": found.model}
     others = Calibration(calibration.model, photographs.others, preprocessor, images=len(photographs.others))
@@ -297,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--budget", type=float, default=150.0, help="seconds of a search")
+    parser.add_argument("--budget", type=float, default=150.0, help="processor seconds of a search")
     parser.add_argument("--calibration-memory", action="store_true")
     parser.add_argument("--images", type=int, help="to calibrate with, of every model")
     parser.add_argument("--calibrate", choices=sorted(CALIBRATED), help=argparse.SUPPRESS)
