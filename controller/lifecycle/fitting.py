@@ -83,14 +83,25 @@ def complete(preprocess: Preprocess, found: ImageInput, say: Say = lambda _: Non
         say: Is told what a suggestion became.
 
     Raises:
-        UsageError: It leads to another size than the graph takes, to none where the graph takes any, or to
-            values that the input cannot hold.
+        UsageError: It leads to other channels or another size than the graph takes, to none where the graph takes
+            any, or to values that the input cannot hold.
     """
+    _check_channels(preprocess, found)
     fitting = _in_size(preprocess, found, say)
     if isinstance(fitting, Suggestion):
         fitting = _in_range(fitting, found, say).plain()
     _check_range(fitting, found)
     return fitting
+
+
+def _check_channels(preprocess: Preprocess, found: ImageInput) -> None:
+    channels = 1 if preprocess.color == "L" else 3
+    if found.channels != channels:
+        wanted = "L" if found.channels == 1 else "RGB"
+        raise UsageError(
+            f"the preprocessing leads to pictures of color {preprocess.color}, input {found.name!r} takes "
+            f"{found.channels} channel{'s' if found.channels > 1 else ''}; give --preprocess FILE with color {wanted!r}"
+        )
 
 
 def _in_size(preprocess: Preprocess, found: ImageInput, say: Say) -> Preprocess:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,13 @@ def test_an_input_of_integers_must_hold_what_pixels_become(preprocess: Preproces
         complete(preprocess, graph(8, 8, dtype))
     embedded = preprocess.model_copy(update={"embedded": True})
     assert complete(embedded, graph(8, 8, dtype)).embedded
+
+
+def test_channels_that_the_graph_does_not_take_are_refused_with_the_colour_that_it_does() -> None:
+    gray = replace(graph(8, 8), channels=1)
+    with pytest.raises(UsageError, match="color RGB, input 'x' takes 1 channel; give --preprocess FILE with color 'L'"):
+        complete(PRESETS["unit"], gray)
+    preprocess = Preprocess(color="L", mean=(0.0,), std=(1.0,))
+    assert complete(preprocess, gray).color == "L"
+    with pytest.raises(UsageError, match=r"color L, input 'x' takes 3 channels; .* with color 'RGB'"):
+        complete(preprocess, graph(8, 8))
