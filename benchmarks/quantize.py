@@ -174,7 +174,7 @@ def compared(name: str, photographs: Photographs, rounds: int, budget: float) ->
     graph, preprocessor = network(name, photographs)
     calibration = Calibration(prepare(graph), photographs.calibration, preprocessor)
     goal = Goal(budget=budget, least_speedup=LEAST_SPEEDUP[name])
-    found = recover(calibration, Scheme(), goal, time.process_time)
+    found = recover(calibration, Scheme(), goal)
     pictures = np.concatenate(list(calibration.batches(BATCH)))
     models = {"fp32": graph, "ort": by_onnxruntime(graph, pictures), "vedette": found.model}
     others = Calibration(calibration.model, photographs.others, preprocessor, images=len(photographs.others))

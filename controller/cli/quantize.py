@@ -26,7 +26,7 @@ __all__ = ["VERBS", "quantize"]
     help="Of calibration; auto: the one that is nearest to fp32.",
 )
 @click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points that a variant may lose.")
-@click.option("--budget", type=float, default=120.0, show_default=True, help="Seconds of the search, a variant.")
+@click.option("--budget", type=float, default=240.0, show_default=True, help="Processor seconds of a variant's search.")
 @click.option(
     "--min-speedup", type=float, default=1.0, show_default=True, help="Over fp32; no measure may make it slower."
 )
