@@ -51,7 +51,7 @@ def serve(target: Target, *, port: int = 0, browse: bool = True) -> Iterator[Ser
     try:
         import netron
     except ImportError:
-        raise UsageError("a graph is viewed with Netron, which is not installed: pip install netron") from None
+        raise UsageError("a graph is viewed with Netron, which is not installed: pip install 'vedette[view]'") from None
     try:
         host, port = netron.start(str(target.path), address=(LOCALHOST, port), browse=browse)
     except OSError as error:
