@@ -41,8 +41,10 @@ OPSET = re.compile(
 NO_OPERATOR = re.compile(
     r"No Op registered for (?P<checker>\w+) with domain_version of \d+"
     r"|(?P<runtime>[\w.]*:\w+)\(-?\d+\) is not a registered function/op"
-    r"|No ONNX function found for (?P<dynamo><OpOverload\([^)]*\)>)"
+    r"|No ONNX function found for <OpOverload\(op='(?P<dynamo>[\w.]+)'"
+    r"|Error when translating node .*target=torch\.ops\.(?!aten\.|prims\.)(?P<node>[\w.]+)"
     r"|[Ee]xporting the operator '(?P<script>[\w:]+)'"
+    r"|operator with unrecognized namespace (?P<namespace>[\w:]+)"
     r"|Could not find an implementation for (?P<kernel>\w+)\(\d+\)"
 )
 CHANNELS = re.compile(
@@ -73,6 +75,7 @@ class Evidence:
         graph: The model, if it got that far.
         ran: Batch sizes that ran.
         failed: Batch sizes that did not.
+        rows: How many answers every batch gets, whatever its size; 0: as many as it has pictures.
         unstable: What changed although the picture did not, in words.
         first_call: Seconds of the first run; 0: not measured.
         later_calls: Seconds of a later run.
@@ -82,6 +85,7 @@ class Evidence:
     graph: onnx.ModelProto | None = None
     ran: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
+    rows: int = 0
     unstable: str = ""
     first_call: float = 0.0
     later_calls: float = 0.0
@@ -198,6 +202,8 @@ def fixed_batch(evidence: Evidence) -> str | None:
         return f"it declares any batch, runs batches of {ran} and not of {failed}" + (
             f"; these make the first dimension a constant: {places}" if places else ""
         )
+    if evidence.rows:
+        return f"it declares any batch, and gives {evidence.rows} answers however many pictures it is given"
     said = SPECIALIZED.search(evidence.error)
     return f"the batch became a constant: {said[0]}" if said else None
 

@@ -155,6 +155,17 @@ def test_fixed_batch_under_a_dynamic_declaration(refused: Callable[[Path], str],
     assert "Fix: export with an example batch of 2 and a dynamic batch" in err
 
 
+def test_fixed_batch_that_runs_and_answers_for_two(refused: Callable[[Path], str], tmp_path: Path) -> None:
+    """The source, an ONNX file, does the same: parity sees nothing."""
+    shape = numpy_helper.from_array(np.array([2, -1], np.int64), "shape")
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("ReduceMean", ["flat"], ["y"], axes=[1], keepdims=1),
+    ]
+    err = refused(saved(tmp_path / "m.onnx", nodes, shape, out=["N", 1]))
+    assert "It declares any batch, and gives 2 answers however many pictures it is given. Cause: a batch size" in err
+
+
 def test_fixed_batch_that_is_declared_is_a_note(command: Command, tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), *pooled()]
     weights = weight("w", 8, 3, 3, 3), weight("g", 8, 5)

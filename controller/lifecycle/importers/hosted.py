@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from controller.errors import ExportError
+from controller.lifecycle.diagnosis import Evidence, explained
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.importers.base import ImportedModel, convert_by_first
 from controller.lifecycle.importers.child import Child
@@ -23,6 +24,8 @@ from runtime.errors import DatasetError
 from runtime.manifest import Preprocess, Task, describe_validation
 
 if TYPE_CHECKING:
+    import onnx
+
     from controller.lifecycle.importers import Importer
 
 __all__ = ["load_hosted"]
@@ -50,7 +53,14 @@ def load_hosted(importer: Importer, job: Job, python: Path | None = None) -> Imp
 def _imported(child: Child, module: str, job: Job) -> ImportedModel:
     facts = child.open(module, job)
     refused: dict[str, str] = {}
-    graph, route, left = convert_by_first(child.convert, facts.routes, refused)
+
+    def convert(route: str) -> onnx.ModelProto:
+        try:
+            return child.convert(route)
+        except ExportError as error:
+            raise ExportError(explained(str(error), Evidence(error=str(error)))) from None
+
+    graph, route, left = convert_by_first(convert, facts.routes, refused)
     known = facts.data
     return ImportedModel(
         graph=graph,
@@ -70,7 +80,7 @@ def _imported(child: Child, module: str, job: Job) -> ImportedModel:
         route=route,
         refused=refused,
         routes=left,
-        convert=child.convert,
+        convert=convert,
         close=child.close,
     )
 
