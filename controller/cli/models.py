@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from controller.cli import card, look, quantize
+from controller.cli import card, look, optimize, quantize
 from controller.cli.figures import figures
 from controller.cli.shared import controller_option
 from controller.lifecycle.training.frameworks import FRAMEWORKS, epochs_of
@@ -126,6 +126,7 @@ def _image_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option("--label-column", help="Of Parquet.  [default: label]")
 @click.option("--precision", metavar="fp32,int8|all", help="Variants to build, by id; int8 is this machine's.")
 @click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points that a variant may lose.")
+@click.option("--optimize/--no-optimize", default=True, help="Make the graph smaller where no answer changes.")
 @store_option
 @json_option
 def import_command(*, as_json: bool, store: str | None, precision: str | None, **options: Any) -> None:
@@ -310,5 +311,5 @@ def _summary(manifest: Manifest, digest: str, proofs: Sequence[dict[str, Any]]) 
     return "\n".join([*lines, "", figures(manifest, proofs)])
 
 
-for verb in (*card.VERBS, *look.VERBS, *quantize.VERBS):
+for verb in (*card.VERBS, *look.VERBS, *optimize.VERBS, *quantize.VERBS):
     model.add_command(verb)

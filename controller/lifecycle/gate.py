@@ -1,6 +1,7 @@
 """The gate: what a graph must pass before it is published. Each check names what it found, its cause and its fix.
 
 Checks, in this order (`check_graph`, then `check_behaviour`); a failed one refuses the model:
+    * it is no graph that ONNX Runtime optimized for one kind of machine;
     * the full ONNX checker, and strict shape inference;
     * opset and IR that published models may have, and no node in training mode;
     * the oldest ONNX Runtime that is claimed loads it, where one is at hand (`controller.lifecycle.oldest`);
@@ -30,6 +31,7 @@ from controller.lifecycle.diagnosis import Evidence, diagnose, explained
 from controller.lifecycle.divergence import GraphValues, find_divergence
 from controller.lifecycle.graph import MAX_IR, MAX_OPSET, load_graph, opset_of, real_inputs
 from controller.lifecycle.oldest import OldestRuntime
+from controller.lifecycle.optimize.offline import refuse_offline
 from controller.lifecycle.parity import allowed_difference, answers_all_alike, label_difference, output_difference
 from controller.lifecycle.symptoms import training_nodes
 from runtime.errors import ModelError, VedetteError
@@ -80,6 +82,7 @@ def check_graph(path: Path, custom_ops: Sequence[CustomOps] = (), oldest: Oldest
         ExportError: A check failed; the text says which one, what was found, and what mends it.
     """
     model = load_graph(path)
+    refuse_offline(model, path.name)
     try:
         onnx.checker.check_model(str(path), full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)

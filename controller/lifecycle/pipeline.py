@@ -113,7 +113,7 @@ def _through_the_gate(
     while True:
         plan = _plan(request, imported, given)
         try:
-            return plan, build_reference(imported, plan.preprocess, directory, oldest)
+            return plan, build_reference(imported, plan.preprocess, directory, oldest, optimize=request.optimize)
         except ExportError as error:
             imported = imported.by_next_route(error)
 

@@ -9,12 +9,14 @@ Rules:
     * What was embedded is compared with NumPy's normalization, and what comes after it with the source, fed with the
       very same numbers: a detector that sorts its rows inside the graph would answer two inputs that differ by
       the last bit in two orders.
+    * The graph is optimized before it goes through the gate (`controller.lifecycle.optimize.portable`). Where what
+      comes of that does not pass, the graph goes as it was, so that a diagnosis is of what the source gave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from controller.lifecycle.graph import (
 )
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.oldest import OldestRuntime
+from controller.lifecycle.optimize.portable import Optimized, optimize_graph
+from runtime.errors import VedetteError
 from runtime.manifest import CustomOps, Preprocess
 from runtime.preprocess import Preprocessor, normalize
 from runtime.session import Session
@@ -82,7 +86,12 @@ class Built:
 
 
 def build_reference(
-    imported: ImportedModel, preprocess: Preprocess, directory: Path, oldest: OldestRuntime | None = None
+    imported: ImportedModel,
+    preprocess: Preprocess,
+    directory: Path,
+    oldest: OldestRuntime | None = None,
+    *,
+    optimize: bool = True,
 ) -> Built:
     """Write *imported* as the reference variant into *directory* and put it through the gate.
 
@@ -91,22 +100,68 @@ def build_reference(
         preprocess: Complete; ``embedded`` if the graph as it came takes uint8 pixels and normalizes itself.
         directory: Where to.
         oldest: The oldest ONNX Runtime that must run it, if it is at hand.
+        optimize: Make the graph smaller first, where that changes no answer.
 
     Raises:
         ExportError: It did not pass.
     """
-    precision = precision_of(imported.graph)
-    path = directory / f"model.{precision}.onnx"
     found = find_image_input(imported.graph)
     embeds = not preprocess.embedded and can_embed(found, preprocess)
     graph = embed_normalization(imported.graph, preprocess) if embeds else imported.graph
-    onnx.save(graph, path)
-    session = check_graph(path, imported.custom_ops, oldest)
     ours = preprocess.model_copy(update={"embedded": True, "layout": None}) if embeds else preprocess
-    batches = [_noise(Preprocessor(ours, session.image), count) for count in gate_batches(session.image)]
+    path = directory / f"model.{precision_of(imported.graph)}.onnx"
     normalizes = (
         _checked_normalization(graph, preprocess, found, path.with_suffix(".part")) if embeds and found else None
     )
+    optimized = _optimized(graph, ours, imported.custom_ops) if optimize else None
+    if optimized is not None and optimized.model is not graph:
+        try:
+            built = _gated(imported, optimized.model, ours, normalizes, path, oldest)
+            return replace(built, notes=(*built.notes, *optimized.notes))
+        except ExportError as error:
+            left_out: tuple[str, ...] = (f"the optimized graph was left out: {error}",)
+    else:
+        left_out = optimized.notes if optimized is not None else ()
+    built = _gated(imported, graph, ours, normalizes, path, oldest)
+    return replace(built, notes=(*built.notes, *left_out))
+
+
+def _optimized(graph: onnx.ModelProto, preprocess: Preprocess, custom_ops: Sequence[CustomOps]) -> Optimized | None:
+    """Return *graph* optimized; ``None`` if it does not even run: the gate says why."""
+    try:
+        return optimize_graph(graph, lambda session: _batches(session, preprocess), custom_ops)
+    except VedetteError:
+        return None
+
+
+def _batches(session: Session, preprocess: Preprocess) -> list[Array]:
+    preprocessor = Preprocessor(preprocess, session.image)
+    return [_noise(preprocessor, count) for count in gate_batches(session.image)]
+
+
+def _gated(
+    imported: ImportedModel,
+    graph: onnx.ModelProto,
+    preprocess: Preprocess,
+    normalizes: Callable[[Array], Array] | None,
+    path: Path,
+    oldest: OldestRuntime | None,
+) -> Built:
+    """Write *graph*, which *imported* became, to *path*, and put it through the gate.
+
+    Args:
+        imported: The model as it came.
+        graph: What is to be published.
+        preprocess: As the manifest will say it.
+        normalizes: What brings a batch to what *imported* takes; ``None``: it takes what *graph* takes.
+        path: Where to.
+        oldest: The oldest ONNX Runtime that must run it, if it is at hand.
+
+    Raises:
+        ExportError: It did not pass.
+    """
+    onnx.save(graph, path)
+    session = check_graph(path, imported.custom_ops, oldest)
 
     def taken(batch: Array) -> Array:
         return batch if normalizes is None else normalizes(batch)
@@ -114,7 +169,7 @@ def build_reference(
     inner = imported.values
     behaviour = check_behaviour(
         session,
-        batches,
+        _batches(session, preprocess),
         lambda batch: imported.reference(taken(batch)),
         path=path,
         custom_ops=imported.custom_ops,
@@ -123,10 +178,10 @@ def build_reference(
         oldest=oldest,
     )
     return Built(
-        precision=precision,
+        precision=precision_of(imported.graph),
         path=path,
         session=session,
-        preprocess=ours,
+        preprocess=preprocess,
         parity=behaviour.parity,
         custom_ops=imported.custom_ops,
         notes=behaviour.notes,
