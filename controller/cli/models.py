@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from controller.cli import card, look, optimize, quantize
+from controller.cli import card, look, optimize, prune, quantize
 from controller.cli.figures import figures
 from controller.cli.shared import controller_option
 from controller.lifecycle.training.frameworks import FRAMEWORKS, epochs_of
@@ -311,5 +311,5 @@ def _summary(manifest: Manifest, digest: str, proofs: Sequence[dict[str, Any]]) 
     return "\n".join([*lines, "", figures(manifest, proofs)])
 
 
-for verb in (*card.VERBS, *look.VERBS, *optimize.VERBS, *quantize.VERBS):
+for verb in (*card.VERBS, *look.VERBS, *optimize.VERBS, *prune.VERBS, *quantize.VERBS):
     model.add_command(verb)

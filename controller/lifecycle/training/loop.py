@@ -27,11 +27,12 @@ from controller.lifecycle.training.data import TrainingData, cosine, epoch_batch
 from controller.lifecycle.training.frameworks import Framework
 from controller.lifecycle.training.learner import Learner, ResumableLearner
 from controller.lifecycle.training.record import METRICS_FILE, BestEpoch, RunRecord, TrainingConfig
+from controller.lifecycle.training.samples import Samples
 from runtime.errors import UsageError
 from runtime.files import hash_file, replace_bytes
 from runtime.terminal import Progress, progress
 
-__all__ = ["Trainer", "cross_entropy"]
+__all__ = ["Trainer", "cross_entropy", "judge"]
 
 EVALUATION_BATCH = 256
 PROGRESS = ("identity", "epochs_done", "best", "best_sha256", "history")
@@ -43,6 +44,17 @@ def cross_entropy(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
     shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
     chosen = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
     return float(np.sum(np.log(np.exp(shifted).sum(axis=1)) - chosen))
+
+
+def judge(learner: Learner, part: Samples) -> tuple[float, float]:
+    """Return (mean loss, accuracy) of what *learner* answers on *part*."""
+    loss, right = 0.0, 0
+    for start in range(0, len(part), EVALUATION_BATCH):
+        chosen = slice(start, start + EVALUATION_BATCH)
+        scores, labels = learner.scores(np.array(part.images[chosen])), part.labels[chosen]
+        loss += cross_entropy(scores, labels)
+        right += int((scores.argmax(axis=1) == labels).sum())
+    return loss / len(part), right / len(part)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +80,7 @@ class Trainer:
             for epoch in range(len(self.history), self.config.epochs):
                 began = time.perf_counter()
                 train_loss = self._fit(epoch, bar)
-                loss, accuracy = self._evaluate()
+                loss, accuracy = judge(self.learner, self.data.held_out)
                 last_step = (epoch + 1) * self.steps - 1
                 self.history.append(
                     {
@@ -132,16 +144,6 @@ class Trainer:
             bar.advance(epoch=epoch + 1, loss=f"{loss:.3f}", accuracy=last)
         bar.advance(self.steps - steps)
         return total / pictures
-
-    def _evaluate(self) -> tuple[float, float]:
-        """Return (mean loss, accuracy) on the held-out data."""
-        loss, right, part = 0.0, 0, self.data.held_out
-        for start in range(0, len(part), EVALUATION_BATCH):
-            chosen = slice(start, start + EVALUATION_BATCH)
-            scores, labels = self.learner.scores(np.array(part.images[chosen])), part.labels[chosen]
-            loss += cross_entropy(scores, labels)
-            right += int((scores.argmax(axis=1) == labels).sum())
-        return loss / len(part), right / len(part)
 
     def _save(self, epoch: int, loss: float, accuracy: float) -> None:
         out, best = self.config.out, self.record.best

@@ -34,6 +34,7 @@ __all__ = [
     "RUN_FILE",
     "BestEpoch",
     "DataRecord",
+    "PruningRecord",
     "RunRecord",
     "TrainingConfig",
 ]
@@ -98,6 +99,18 @@ class BestEpoch(_Strict):
     loss: float
 
 
+class PruningRecord(_Strict):
+    """How a run's model was made smaller than its architecture, before it was trained on."""
+
+    parent_sha256: str  # of the weights that were pruned
+    method: Literal["structured", "unstructured"]
+    ratio: float  # share that was asked to go
+    importance: str  # a key of `controller.lifecycle.training.pruning.IMPORTANCE`
+    steps: int
+    round_to: int  # what the channels left are a multiple of
+    widths: dict[str, dict[str, int | tuple[int, ...]]] = {}  # see `controller.lifecycle.training.widths`
+
+
 class RunRecord(_Strict):
     """What a run was, and how far it came."""
 
@@ -118,6 +131,7 @@ class RunRecord(_Strict):
     framework: str
     git: str | None
     created: datetime
+    pruning: PruningRecord | None = None
 
     @property
     def finished(self) -> bool:

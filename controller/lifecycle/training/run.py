@@ -27,6 +27,7 @@ __all__ = ["MakeLearner", "best_weights", "finished_run", "run_training", "train
 
 LOCK_FILE = ".lock"
 
+Amend = Callable[[RunRecord], RunRecord]
 MakeLearner = Callable[[TrainingConfig, TrainingData], Learner]
 """What a framework's module gives to `run_training`: a new learner for this run.
 
@@ -58,8 +59,16 @@ def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
     return record
 
 
-def run_training(config: TrainingConfig, make: MakeLearner, *, resume: bool) -> RunRecord:
+def run_training(
+    config: TrainingConfig, make: MakeLearner, *, resume: bool, amend: Amend = lambda record: record
+) -> RunRecord:
     """Train what *make* makes: the part of `train` that is the same in every framework, for its module to call.
+
+    Args:
+        config: As `train` takes it.
+        make: Makes the learner.
+        resume: As `train` takes it.
+        amend: Adds to the record of the run what only the caller knows; called after *make*.
 
     Raises:
         VedetteError: As `train`.
@@ -73,6 +82,7 @@ def run_training(config: TrainingConfig, make: MakeLearner, *, resume: bool) -> 
     config.out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(config.out / LOCK_FILE, f"training run {config.out}"):
         trainer = _trainer(config, framework, make)
+        trainer.record = amend(trainer.record)
         checkpoint = None if framework.last is None else config.out / framework.last
         if resume and checkpoint is not None and checkpoint.exists():
             trainer.resume(checkpoint)

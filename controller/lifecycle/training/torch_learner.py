@@ -32,6 +32,7 @@ from controller.lifecycle.training.learner import Batch
 from controller.lifecycle.training.record import RunRecord, TrainingConfig
 from controller.lifecycle.training.run import best_weights, finished_run, run_training
 from controller.lifecycle.training.samples import Pixels
+from controller.lifecycle.training.widths import resize
 from runtime.manifest import Preprocess
 
 __all__ = ["TorchLearner", "TrainedModel", "best_device", "deterministic", "load_run", "train"]
@@ -107,15 +108,19 @@ class TorchLearner:
             yield self._step(batch), len(batch.labels)
 
     def _step(self, batch: Batch) -> float:
-        labels = torch.from_numpy(batch.labels).to(self._place)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self._place.type, dtype=torch.float16, enabled=self._place.type == "cuda"):
-            logits = self.logits(self._normalized(batch.images), training=True)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        loss = self.loss(batch)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return float(loss.detach())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss of *batch*, to be learned from."""
+        labels = torch.from_numpy(batch.labels).to(self._place)
+        with torch.autocast(self._place.type, dtype=torch.float16, enabled=self._place.type == "cuda"):
+            logits = self.logits(self._normalized(batch.images), training=True)
+            return functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
     @torch.no_grad()
     def scores(self, images: Pixels) -> npt.NDArray[np.float32]:
@@ -197,8 +202,11 @@ def load_run(directory: Path) -> TrainedModel:
     record = finished_run(directory)
     weights = best_weights(directory, record)
     model = build(record.arch, len(record.labels), record.image_size)
+    state = load_tensors(weights)
+    if record.pruning is not None:
+        resize(model, record.pruning.widths, state)
     try:
-        model.load_state_dict(load_tensors(weights))
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise TrainingError(
             f"{weights} does not fit the architecture {record.arch!r}: {' '.join(str(error).split())[:300]}"
