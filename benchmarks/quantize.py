@@ -5,7 +5,7 @@ python benchmarks/quantize.py --calibration-memory [--images N]
 
     fp32        the graph with its normalization, as it is published
     ort         onnxruntime.quantization.quantize_static, per channel, min-max, after its own pre-processing
-    vedette     the search (`controller.lifecycle.recovery`), as `vedette model quantize` runs it
+    vedette     the search (`controller.lifecycle.quantization.recovery`), as `vedette model quantize` runs it
 
 MobileNetV2 has its real weights; ResNet50 and ViT-S have random ones, on which speed and rounding depend as little as
 on the photographs (`networks.py`). Every third photograph calibrates, the others judge: top-1 by labels.csv, the share
@@ -42,13 +42,13 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 from record import RESULTS, TEST_DATA, environment, keep
 
-from controller.lifecycle.calibration.calibrate import Calibration
-from controller.lifecycle.calibration.methods import METHODS
 from controller.lifecycle.graph import embed_normalization, find_image_input
-from controller.lifecycle.presets import resolve_preprocess
-from controller.lifecycle.quantize import Scheme, prepare, quiet
-from controller.lifecycle.recovery.search import Goal, Recovery, recover
-from controller.lifecycle.sqnr import sqnr_db
+from controller.lifecycle.preparation.presets import resolve_preprocess
+from controller.lifecycle.quantization.calibration.calibrate import Calibration
+from controller.lifecycle.quantization.calibration.methods import METHODS
+from controller.lifecycle.quantization.quantize import Scheme, prepare, quiet
+from controller.lifecycle.quantization.recovery.search import Goal, Recovery, recover
+from controller.lifecycle.quantization.sqnr import sqnr_db
 from runtime.datasets import Dataset, Subset, open_dataset
 from runtime.manifest import Preprocess
 from runtime.preprocess import Preprocessor

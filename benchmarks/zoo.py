@@ -46,7 +46,7 @@ PRELOADED = [
     "torch.onnx",
     "onnxscript",
     "controller.lifecycle.importers.keras_model",
-    "controller.lifecycle.reference",
+    "controller.lifecycle.variants.reference",
 ]
 """What takes seconds to load is loaded once: every process is forked from one that has it."""
 
@@ -77,12 +77,12 @@ def _judge(library: str, name: str, size: int) -> dict[str, Any]:
     from zoo_models import build
 
     from controller.errors import ExportError
+    from controller.lifecycle.gate.oldest import OldestRuntime
     from controller.lifecycle.graph import opset_of
     from controller.lifecycle.importers import keras_model, torch_module
     from controller.lifecycle.importers.base import ImportedModel, convert_by_first
     from controller.lifecycle.importers.source import Job
-    from controller.lifecycle.oldest import OldestRuntime
-    from controller.lifecycle.reference import build_reference
+    from controller.lifecycle.variants.reference import build_reference
     from runtime.manifest import Preprocess, Resize
 
     torch.set_num_threads(1)

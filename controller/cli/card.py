@@ -11,7 +11,7 @@ import click
 from runtime.terminal import emit, json_option, table
 
 if TYPE_CHECKING:
-    from controller.lifecycle.evaluate import Evaluation
+    from controller.lifecycle.evaluation.evaluate import Evaluation
 
 __all__ = ["VERBS"]
 
@@ -42,7 +42,7 @@ def evaluate(
     **columns: Any,
 ) -> None:
     """Measure how good the answers of a model are; docs/evaluation.md says how labels are given."""
-    from controller.lifecycle.evaluate import evaluate as measure
+    from controller.lifecycle.evaluation.evaluate import evaluate as measure
     from runtime.datasets import open_dataset
     from runtime.store import ModelStore, resolve_artifact
 
@@ -80,7 +80,7 @@ def _record(result: Evaluation, agreement: float) -> dict[str, Any]:
 
 
 def _text(results: Mapping[str, Evaluation], agreements: Mapping[str, float]) -> str:
-    from controller.lifecycle.metrics.titles import title_of
+    from controller.lifecycle.evaluation.metrics.titles import title_of
 
     first = next(iter(results.values()))
     names = list(first.metrics)

@@ -208,7 +208,7 @@ def pull(*, reference: str, directory: Path, variants: tuple[str, ...], as_json:
 @json_option
 def validate(*, reference: str, as_json: bool, store: str | None) -> None:
     """Check every file of a model, put its graphs through the gate again, and prove them on this machine's CPU."""
-    from controller.lifecycle.gate import check_graph
+    from controller.lifecycle.gate.checks import check_graph
     from runtime.errors import ArtifactError
     from runtime.proof import prove_isolated
     from runtime.store import ModelStore, resolve_artifact

@@ -59,7 +59,7 @@ def optimize(
 
 
 def _portable(target: Target, out: Path, *, folds: bool, as_json: bool) -> None:
-    from controller.lifecycle.gate import gate_batches
+    from controller.lifecycle.gate.checks import gate_batches
     from controller.lifecycle.graph import load_graph
     from controller.lifecycle.look.target import noise
     from controller.lifecycle.optimize.portable import optimize_graph

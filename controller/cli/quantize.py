@@ -1,4 +1,4 @@
-"""The verb `vedette model quantize`: a thin call of `controller.lifecycle.requantize`."""
+"""The verb `vedette model quantize`: a thin call of `controller.lifecycle.variants.requantize`."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def quantize(
     Where a plain quantization is not near enough to fp32, a search climbs a ladder of measures until it is, or the
     budget is spent. It sees the calibration images alone; the labelled ones accept or reject what it found.
     """
-    from controller.lifecycle.calibration.methods import METHODS
-    from controller.lifecycle.recovery.search import AUTO, Goal
-    from controller.lifecycle.requantize import QuantizeRequest, quantize_model
+    from controller.lifecycle.quantization.calibration.methods import METHODS
+    from controller.lifecycle.quantization.recovery.search import AUTO, Goal
+    from controller.lifecycle.variants.requantize import QuantizeRequest, quantize_model
     from runtime.store import ModelStore
 
     if method not in (AUTO, *METHODS):

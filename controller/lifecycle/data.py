@@ -18,10 +18,10 @@ import onnx
 from controller.lifecycle.graph import precision_of
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.importers import ImportedModel
-from controller.lifecycle.reference import FP32
 from controller.lifecycle.request import ImportRequest
-from controller.lifecycle.variants import ALL, VARIANTS, at_hand, requested
-from controller.lifecycle.weights import classical_operator
+from controller.lifecycle.variants.kinds import ALL, VARIANTS, at_hand, requested
+from controller.lifecycle.variants.reference import FP32
+from controller.lifecycle.variants.weights import classical_operator
 from runtime.datasets import Dataset, open_dataset
 from runtime.errors import DatasetError, UsageError
 from runtime.hardware import this_machine

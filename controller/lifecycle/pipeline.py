@@ -17,22 +17,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.errors import ExportError
-from controller.lifecycle.assembly import Materials, assemble
-from controller.lifecycle.calibration.images import spread_images
 from controller.lifecycle.card.making import card_maker
 from controller.lifecycle.data import ImportData, find_data
-from controller.lifecycle.draft import Card
-from controller.lifecycle.golden import synthetic_pictures
+from controller.lifecycle.gate.oldest import NOT_RUN, OldestRuntime, prove_on_oldest
 from controller.lifecycle.heads import Evidence, Facts, Recognized, parse_metadata, recognize
 from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.labels import agreed_labels, read_names
-from controller.lifecycle.oldest import NOT_RUN, OldestRuntime, prove_on_oldest
-from controller.lifecycle.pictures import decided_preprocess, picture_input
-from controller.lifecycle.presets import resolve_preprocess
-from controller.lifecycle.recovery.search import Goal
-from controller.lifecycle.reference import Built, build_reference
+from controller.lifecycle.preparation.pictures import decided_preprocess, picture_input
+from controller.lifecycle.preparation.presets import resolve_preprocess
+from controller.lifecycle.quantization.calibration.images import spread_images
+from controller.lifecycle.quantization.recovery.search import Goal
 from controller.lifecycle.rehearsal import rehearse
 from controller.lifecycle.request import ImportRequest
+from controller.lifecycle.variants.assembly import Materials, assemble
+from controller.lifecycle.variants.draft import Card
+from controller.lifecycle.variants.golden import synthetic_pictures
+from controller.lifecycle.variants.reference import Built, build_reference
 from controller.registry.publish import publish
 from runtime.errors import UsageError
 from runtime.manifest import Manifest, Postprocess, Preprocess, Provenance

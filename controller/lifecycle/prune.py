@@ -22,12 +22,11 @@ import torch
 from torch import nn
 
 from controller.errors import ExportError, TrainingError
-from controller.lifecycle.evaluate import measure_latency
+from controller.lifecycle.evaluation.evaluate import measure_latency
 from controller.lifecycle.graph import load_graph
 from controller.lifecycle.importers import load_source
 from controller.lifecycle.look.complexity import measure_complexity
 from controller.lifecycle.look.target import noise
-from controller.lifecycle.reference import Built, build_reference
 from controller.lifecycle.training.architectures import build
 from controller.lifecycle.training.checkpoint import load_tensors
 from controller.lifecycle.training.data import TrainingData
@@ -38,6 +37,7 @@ from controller.lifecycle.training.record import PruningRecord, RunRecord, Train
 from controller.lifecycle.training.run import finished_run, run_training
 from controller.lifecycle.training.torch_learner import TorchLearner, TrainedModel, best_device, deterministic, load_run
 from controller.lifecycle.training.widths import changed_widths, resize
+from controller.lifecycle.variants.reference import Built, build_reference
 from runtime.errors import UsageError
 from runtime.files import replace_bytes
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from controller.errors import ExportError
-from controller.lifecycle.diagnosis import Evidence as Symptoms
-from controller.lifecycle.diagnosis import explained
 from controller.lifecycle.feature_input import FeatureInput
-from controller.lifecycle.golden import golden_input
+from controller.lifecycle.gate.diagnosis import Evidence as Symptoms
+from controller.lifecycle.gate.diagnosis import explained
 from controller.lifecycle.graph import ImageInput, output_operator
 from controller.lifecycle.heads import Evidence, Facts, Seen
 from controller.lifecycle.importers import ImportedModel
+from controller.lifecycle.variants.golden import golden_input
 from runtime.errors import ModelError
 from runtime.manifest import Preprocess
 from runtime.preprocess import Preprocessor

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from controller.lifecycle.fitting import size_after
 from controller.lifecycle.importers.source import Job
-from controller.lifecycle.variants import requested
+from controller.lifecycle.preparation.fitting import size_after
+from controller.lifecycle.variants.kinds import requested
 from runtime.errors import UsageError
 from runtime.files import hash_file
 from runtime.hardware import this_machine

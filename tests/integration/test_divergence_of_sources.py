@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from controller.errors import ParityError
-from controller.lifecycle.gate import check_behaviour, check_graph
+from controller.lifecycle.gate.checks import check_behaviour, check_graph
 from controller.lifecycle.importers.source import SourceFacts
 from controller.lifecycle.importers.torch_module import ModuleSource
 

@@ -21,8 +21,8 @@ from pycocotools.cocoeval import COCOeval
 from task_models import SIDE, write_task_artifact
 
 from controller.cli.models import model as group
-from controller.lifecycle.evaluate import evaluate
-from controller.lifecycle.metrics.detection import DetectionJudge
+from controller.lifecycle.evaluation.evaluate import evaluate
+from controller.lifecycle.evaluation.metrics.detection import DetectionJudge
 from controller.registry.publish import publish
 from runtime.artifact import Artifact
 from runtime.datasets import open_dataset

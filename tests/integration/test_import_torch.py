@@ -15,7 +15,7 @@ from command_line import Command, command_line
 
 from controller.lifecycle.importers.factory import open_source
 from controller.lifecycle.importers.source import Job
-from controller.lifecycle.presets import PRESETS
+from controller.lifecycle.preparation.presets import PRESETS
 from runtime.images import load
 from runtime.manifest import Tensor
 from runtime.preprocess import Preprocessor

@@ -20,7 +20,7 @@ import pytest
 import torch
 from command_line import Command, command_line
 
-from controller.lifecycle.variants import requested
+from controller.lifecycle.variants.kinds import requested
 from runtime.datasets import open_dataset
 from runtime.hardware import this_machine
 from runtime.predictor import Predictor

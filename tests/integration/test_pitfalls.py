@@ -217,7 +217,7 @@ from pathlib import Path
 import numpy as np
 from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
 
-from controller.lifecycle.gate import check_behaviour, check_graph, gate_batches
+from controller.lifecycle.gate.checks import check_behaviour, check_graph, gate_batches
 from runtime.files import hash_file
 from runtime.manifest import CustomOps
 

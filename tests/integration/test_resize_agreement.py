@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from PIL import Image, ImageOps
 
-from controller.lifecycle.presets import PRESETS
+from controller.lifecycle.preparation.presets import PRESETS
 from runtime.images import read
 from runtime.manifest import Tensor
 from runtime.preprocess import Preprocessor, resize_and_crop

@@ -15,11 +15,11 @@ from command_line import Command, command_line
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
-from controller.lifecycle.calibration.calibrate import Calibration
-from controller.lifecycle.gate import check_behaviour, check_graph
+from controller.lifecycle.gate.checks import check_behaviour, check_graph
+from controller.lifecycle.gate.oldest import OLDEST_VARIABLE, OldestRuntime, prove_on_oldest
 from controller.lifecycle.graph import load_graph
-from controller.lifecycle.oldest import OLDEST_VARIABLE, OldestRuntime, prove_on_oldest
-from controller.lifecycle.quantize import Scheme, prepare, quantize
+from controller.lifecycle.quantization.calibration.calibrate import Calibration
+from controller.lifecycle.quantization.quantize import Scheme, prepare, quantize
 from runtime.datasets import open_dataset
 from runtime.manifest import Postprocess, Preprocess, Requires, Resize
 from runtime.preprocess import Preprocessor

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from controller.lifecycle.card.markup import Markup, joined, tag
-from controller.lifecycle.metrics import Confusion
-from controller.lifecycle.metrics.detection import NOTHING
+from controller.lifecycle.evaluation.metrics import Confusion
+from controller.lifecycle.evaluation.metrics.detection import NOTHING
 
 __all__ = ["confusion_section"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.lifecycle.evaluate import Evaluation
+from controller.lifecycle.evaluation.evaluate import Evaluation
 from runtime.manifest import Manifest
 
 __all__ = ["CardFacts"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from controller.lifecycle.card import CardFacts, render_card
-from controller.lifecycle.evaluate import Evaluation, evaluate
+from controller.lifecycle.evaluation.evaluate import Evaluation, evaluate
 from controller.registry.cards import read_card
 from runtime.datasets import Dataset
 from runtime.hardware import this_machine

@@ -10,9 +10,9 @@ from controller.lifecycle.card.facts import CardFacts
 from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.card.tables import class_tables, figure_table, variant_table
 from controller.lifecycle.card.words import BY, answer_steps, input_steps
-from controller.lifecycle.evaluate import Evaluation
-from controller.lifecycle.examples import EACH, Example
-from controller.lifecycle.metrics.titles import primary_of, title_of
+from controller.lifecycle.evaluation.evaluate import Evaluation
+from controller.lifecycle.evaluation.examples import EACH, Example
+from controller.lifecycle.evaluation.metrics.titles import primary_of, title_of
 from runtime.manifest import Variant
 
 __all__ = ["SECTIONS", "footer_of", "header_of"]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from controller.lifecycle.card.markup import Markup, joined, tag
-from controller.lifecycle.metrics import ClassTable
-from controller.lifecycle.metrics.titles import TITLES, primary_of, title_of
+from controller.lifecycle.evaluation.metrics import ClassTable
+from controller.lifecycle.evaluation.metrics.titles import TITLES, primary_of, title_of
 from runtime.manifest import Manifest, RejectedVariant, Variant
 
 __all__ = ["class_tables", "figure_table", "variant_table"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from controller.errors import ExportError
-from controller.lifecycle.diagnosis import Evidence, explained
+from controller.lifecycle.gate.diagnosis import Evidence, explained
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.importers.base import ImportedModel, convert_by_first
 from controller.lifecycle.importers.child import Child

@@ -17,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from controller.lifecycle.calibration.images import spread_images
-from controller.lifecycle.calibration.taps import Taps
-from controller.lifecycle.calibration.tensors import float_tensors
-from controller.lifecycle.evaluate import evaluate, measure_latency
-from controller.lifecycle.golden import golden_input, synthetic_pictures
+from controller.lifecycle.evaluation.evaluate import evaluate, measure_latency
+from controller.lifecycle.evaluation.metrics.titles import title_of
 from controller.lifecycle.graph import load_graph
 from controller.lifecycle.look.target import Target, noise
-from controller.lifecycle.metrics.titles import title_of
-from controller.lifecycle.recovery.layers import LAYERS
-from controller.lifecycle.sqnr import sqnr_db
+from controller.lifecycle.quantization.calibration.images import spread_images
+from controller.lifecycle.quantization.calibration.taps import Taps
+from controller.lifecycle.quantization.calibration.tensors import float_tensors
+from controller.lifecycle.quantization.recovery.layers import LAYERS
+from controller.lifecycle.quantization.sqnr import sqnr_db
+from controller.lifecycle.variants.golden import golden_input, synthetic_pictures
 from runtime.datasets import Dataset
 from runtime.errors import UsageError
 from runtime.preprocess import Preprocessor

@@ -1,8 +1,8 @@
 """A graph optimized for wherever it will run: step after step, each kept only if it earns its place.
 
 Rules:
-    * A step is kept only if the graph still passes `controller.lifecycle.gate.check_graph`, gives what the graph gave
-      before any step (`controller.lifecycle.parity`), did not grow, and has fewer nodes or fewer bytes.
+    * A step is kept only if the graph still passes `controller.lifecycle.gate.checks.check_graph`, gives what the graph
+      gave before any step (`controller.lifecycle.gate.parity`), did not grow, and has fewer nodes or fewer bytes.
     * A thousandth of the bytes, which other names may weigh, is neither growth nor gain.
     * A step that breaks a model is left out, and why is said; it is never a failure.
 """
@@ -19,10 +19,10 @@ import numpy.typing as npt
 import onnx
 
 from controller.errors import ExportError
-from controller.lifecycle.evaluate import measure_latency
-from controller.lifecycle.gate import check_graph
+from controller.lifecycle.evaluation.evaluate import measure_latency
+from controller.lifecycle.gate.checks import check_graph
+from controller.lifecycle.gate.parity import output_difference
 from controller.lifecycle.optimize.steps import STEPS, Step, count_nodes, foreign_operators, with_facts_of
-from controller.lifecycle.parity import output_difference
 from runtime.errors import VedetteError
 from runtime.manifest import CustomOps
 from runtime.session import Session

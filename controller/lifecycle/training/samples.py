@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.labelled import describe_skipped, usable_rows
+from controller.lifecycle.evaluation.labelled import describe_skipped, usable_rows
 from controller.lifecycle.training.record import DataRecord
 from runtime.datasets import Dataset
 from runtime.errors import DatasetError

@@ -12,7 +12,7 @@ import pytest
 from controller.lifecycle.data import ImportData, find_data
 from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.request import ImportRequest
-from controller.lifecycle.variants import VARIANTS
+from controller.lifecycle.variants.kinds import VARIANTS
 from runtime.errors import UsageError
 from runtime.hardware import Part, this_machine
 from runtime.manifest import Task

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from controller.lifecycle.feature_input import FeatureInput, check_features, find_feature_input
-from controller.lifecycle.golden import synthetic_pictures
 from controller.lifecycle.graph import precision_of
 from controller.lifecycle.heads import Facts
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.rehearsal import rehearse
-from controller.lifecycle.weights import classical_operator
+from controller.lifecycle.variants.golden import synthetic_pictures
+from controller.lifecycle.variants.weights import classical_operator
 from runtime.errors import UsageError
 from runtime.manifest import Hog, Preprocess, Resize
 

@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 
 from controller.errors import ExportError
 from controller.lifecycle import pipeline
-from controller.lifecycle.oldest import NOT_RUN
+from controller.lifecycle.gate.oldest import NOT_RUN
 from controller.lifecycle.pipeline import ImportRequest, import_model
 from controller.lifecycle.training.record import TrainingConfig
 from controller.lifecycle.training.run import train
-from controller.lifecycle.variants import requested
+from controller.lifecycle.variants.kinds import requested
 from controller.registry.cards import read_card
 from runtime.errors import UsageError
 from runtime.hardware import this_machine

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from controller.lifecycle.calibration.images import calibration_batches, spread_images
+from controller.lifecycle.evaluation.labelled import usable_rows
 from controller.lifecycle.heldout import open_with_held_out
-from controller.lifecycle.labelled import usable_rows
+from controller.lifecycle.quantization.calibration.images import calibration_batches, spread_images
 from runtime.datasets import ArrayDataset, open_dataset
 from runtime.errors import DatasetError
 from runtime.manifest import Preprocess, Tensor

@@ -12,8 +12,8 @@ import pytest
 from obstore.store import MemoryStore
 from onnx import TensorProto, helper
 
-from controller.lifecycle.golden import write_golden
-from controller.lifecycle.variants import variant_of
+from controller.lifecycle.variants.golden import write_golden
+from controller.lifecycle.variants.kinds import variant_of
 from runtime.manifest import Golden, Manifest, Postprocess, Preprocess, Provenance, Resize
 from runtime.session import Session
 from runtime.store import ModelStore

@@ -19,10 +19,10 @@ from controller.lifecycle.card.confusion import confusion_section
 from controller.lifecycle.card.making import card_maker, card_of
 from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.card.words import input_steps
-from controller.lifecycle.evaluate import Evaluation
-from controller.lifecycle.examples import Example
-from controller.lifecycle.metrics import METRICS, Confusion
-from controller.lifecycle.metrics.classification import ClassificationJudge
+from controller.lifecycle.evaluation.evaluate import Evaluation
+from controller.lifecycle.evaluation.examples import Example
+from controller.lifecycle.evaluation.metrics import METRICS, Confusion
+from controller.lifecycle.evaluation.metrics.classification import ClassificationJudge
 from controller.registry.publish import publish
 from runtime.drawing.canvas import contrast
 from runtime.manifest import Manifest, RejectedVariant

@@ -12,7 +12,7 @@ import pytest
 from command_line import command_line
 
 from controller.errors import ExportError
-from controller.lifecycle.gate import check_graph
+from controller.lifecycle.gate.checks import check_graph
 from controller.lifecycle.optimize.offline import (
     METADATA,
     BuiltFor,

@@ -1,0 +1,168 @@
+"""Detection and instances: COCO's figures where they are known by hand, and counts at the model's own threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from detection_heads import manifest_of
+
+from controller.lifecycle.evaluation.metrics import METRICS
+from controller.lifecycle.evaluation.metrics.boxes import greedy_pairs, overlaps
+from controller.lifecycle.evaluation.metrics.detection import DetectionJudge
+from controller.lifecycle.evaluation.metrics.instances import InstancesJudge
+from controller.lifecycle.evaluation.outlines import mask_rle, outline_mask
+from runtime.datasets import Objects
+from runtime.errors import DatasetError
+from runtime.tasks import Detection, Detections, Instance, Instances
+
+LABELS = ("cat", "dog", "kite")
+SIZE = (100, 100)
+
+
+def objects(*found: tuple[int, Sequence[float]], crowd: Sequence[int] = (), **more: Any) -> Objects:
+    boxes = np.array([box for _, box in found], np.float64).reshape(-1, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return Objects(
+        boxes=boxes,
+        labels=np.array([label for label, _ in found], np.int64),
+        crowd=np.isin(np.arange(len(found)), crowd),
+        areas=sides.prod(axis=1),
+        **more,
+    )
+
+
+def answers(*found: tuple[int, float, Sequence[float]]) -> Detections:
+    return Detections(tuple(Detection(label, LABELS[label], score, *box) for label, score, box in found))
+
+
+def judge_of(*images: tuple[Detections, Objects], **postprocess: Any) -> DetectionJudge:
+    judge = DetectionJudge(manifest_of("boxes", LABELS, **{"score_threshold": 0.5, **postprocess}))
+    for prediction, truth in images:
+        judge.add(prediction, truth, SIZE)
+    return judge
+
+
+LEFT, RIGHT = (0, 0, 40, 40), (50, 50, 90, 90)
+
+
+def test_overlap_is_intersection_over_union() -> None:
+    found = overlaps(np.array([[0.0, 0, 2, 2], [5, 5, 5, 5]]), np.array([[1.0, 1, 3, 3], [0, 0, 2, 2], [9, 9, 10, 10]]))
+    np.testing.assert_allclose(found, [[1 / 7, 1, 0], [0, 0, 0]])
+
+
+def test_each_box_has_one_partner_the_likest_first() -> None:
+    assert greedy_pairs(np.array([[0.6, 0.9], [0.8, 0.7], [0.1, 0.2]]), 0.5) == [(0, 1), (1, 0)]
+
+
+def test_right_answers_have_an_average_precision_of_one() -> None:
+    truth = objects((0, LEFT), (1, RIGHT))
+    figures = judge_of((answers((0, 0.9, LEFT), (1, 0.8, RIGHT)), truth)).figures()
+    assert figures.metrics == pytest.approx({"map50_95": 1, "map50": 1, "map75": 1, "ar100": 1})
+
+
+def test_an_overlap_of_0825_is_right_at_seven_of_ten_thresholds() -> None:
+    figures = judge_of((answers((0, 0.9, (0, 0, 40, 33))), objects((0, LEFT)))).figures()
+    assert figures.metrics["map50_95"] == pytest.approx(0.7)  # 0.50, 0.55, ..., 0.80
+    assert (figures.metrics["map50"], figures.metrics["map75"]) == pytest.approx((1, 1))
+
+
+def test_a_surer_wrong_answer_halves_the_precision() -> None:
+    figures = judge_of((answers((0, 0.9, RIGHT), (0, 0.8, LEFT)), objects((0, LEFT)))).figures()
+    assert figures.metrics["map50"] == pytest.approx(0.5)
+
+
+def test_unsure_answers_count_for_the_precision_and_not_for_the_rest() -> None:
+    judge = judge_of((answers((0, 0.9, LEFT), (1, 0.01, RIGHT)), objects((0, LEFT), (1, RIGHT))))
+    figures = judge.figures()
+    assert figures.metrics["map50"] == pytest.approx(1)
+    assert figures.answers[0].labels.tolist() == [0]
+    assert judge.changes["score_threshold"] == 0.001
+    verdict = judge.add(answers((0, 0.9, LEFT), (1, 0.01, RIGHT)), objects((0, LEFT), (1, RIGHT)), SIZE)
+    assert [one.label for one in verdict.shown.detections] == ["cat"]
+    assert verdict.said == "1 of 2 objects found"
+
+
+def test_confusions_missed_objects_and_ghosts_have_their_cells() -> None:
+    truth = objects((0, LEFT), (2, (60, 0, 90, 20)))
+    figures = judge_of((answers((1, 0.9, LEFT), (1, 0.8, RIGHT)), truth)).figures()
+    assert figures.confusion is not None
+    cat, dog, kite, nothing = range(4)
+    expected = np.zeros((4, 4), np.int64)
+    expected[cat, dog] = expected[kite, nothing] = expected[nothing, dog] = 1
+    np.testing.assert_array_equal(figures.confusion.counts, expected)
+
+
+def test_a_crowd_is_neither_asked_for_nor_held_against_an_answer() -> None:
+    truth = objects((0, LEFT), (0, RIGHT), crowd=[1])
+    for found in ([(0, 0.9, LEFT)], [(0, 0.95, RIGHT), (0, 0.9, LEFT), (0, 0.92, RIGHT)]):
+        figures = judge_of((answers(*found), truth)).figures()
+        assert figures.metrics["map50"] == pytest.approx(1)
+        assert figures.confusion is not None
+        assert figures.confusion.counts.sum() == 1
+        assert figures.classes is not None
+        assert figures.classes.rows[0] == ("cat", pytest.approx((1, 1, 1)))
+
+
+def test_classes_that_do_not_occur_have_no_average_precision() -> None:
+    figures = judge_of((answers((1, 0.9, LEFT)), objects((0, LEFT)))).figures()
+    assert figures.metrics["map50"] == 0
+    assert figures.classes is not None
+    assert np.isnan(figures.classes.rows[1][1][0])
+
+
+def test_agreement_of_boxes_asks_for_a_partner_of_the_same_class() -> None:
+    one = judge_of((answers((0, 0.9, LEFT), (1, 0.9, RIGHT)), objects((0, LEFT)))).figures().answers
+    other = judge_of((answers((0, 0.6, (0, 0, 40, 30)), (2, 0.9, RIGHT)), objects((0, LEFT)))).figures().answers
+    agreement = METRICS[Detections].agreement
+    assert agreement(one, one) == 1
+    assert agreement(one, other) == 0.5
+    assert agreement([], []) == 1
+
+
+POLYGON = [[0, 0, 40, 0, 40, 40, 0, 40]]
+
+
+def instance(label: int, score: float, box: tuple[int, int, int, int], rows: int) -> Instance:
+    """An object that fills the upper *rows* of its *box*."""
+    x1, y1, x2, y2 = box
+    mask = np.zeros((y2 - y1, x2 - x1), np.bool_)
+    mask[:rows] = True
+    return Instance(label, LABELS[label], score, *box, x1, y1, mask)
+
+
+def test_masks_are_judged_by_their_own_overlap_and_their_boxes_beside() -> None:
+    judge = InstancesJudge(manifest_of("boxes-seg", LABELS, task="segmentation", score_threshold=0.5))
+    truth = objects((0, LEFT), outlines=(POLYGON,))
+    judge.add(Instances((instance(0, 0.9, LEFT, 33),)), truth, SIZE)  # 0.825 of the mask, all of the box
+    metrics = judge.figures().metrics
+    assert metrics["map50_95"] == pytest.approx(0.7)
+    assert metrics["box_map50_95"] == pytest.approx(1)
+
+
+def test_outlines_are_polygons_or_run_lengths() -> None:
+    square = np.zeros(SIZE, np.bool_)
+    square[:40, :40] = True
+    np.testing.assert_array_equal(outline_mask(POLYGON, SIZE), square)
+    compressed = mask_rle(square)
+    counts = [0, *([40, 60] * 39), 40, 6060]  # columns from the left, each from the top
+    for written in (
+        compressed,
+        compressed | {"counts": compressed["counts"].decode()},
+        {"size": SIZE, "counts": counts},
+    ):
+        np.testing.assert_array_equal(outline_mask(written, SIZE), square)
+
+
+@pytest.mark.parametrize("outline", [[[1, 2]], "text", {"size": SIZE}, [["a", 1, 2, 3, 4, 5]], []])
+def test_what_is_no_outline_is_named(outline: Any) -> None:
+    with pytest.raises(DatasetError, match="an outline is no list of polygons and no run lengths"):
+        outline_mask(outline, SIZE)
+
+
+def test_an_outline_of_another_size_is_named() -> None:
+    small = mask_rle(np.ones((10, 10), np.bool_))
+    with pytest.raises(DatasetError, match=r"of a picture of \(10, 10\)"):
+        outline_mask(small, SIZE)
