@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runtime.errors import UsageError
 from runtime.terminal import emit, json_option, table
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERBS"]
 
+PACKAGES = ("torch", "torch_pruning")
 NO_FASTER = (
     "unstructured pruning sets single weights to zero and keeps every shape: dense kernels compute with zeros as with "
     "anything else, so it brings no speed and no smaller file; leave --unstructured out for a faster model"
@@ -41,6 +44,8 @@ NO_FASTER = (
 def prune(*, as_json: bool, **options: Any) -> None:
     """Take channels out of the model of RUN, train it on, and measure both; `vedette model import` takes the result."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `vedette train`
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UsageError(f"pruning needs {', '.join(missing)}, which is not installed: pip install 'vedette[train]'")
     from controller.lifecycle.prune import PruneRequest
     from controller.lifecycle.prune import prune as run_pruning
 

@@ -238,3 +238,14 @@ def test_the_command_warns_that_single_weights_bring_no_speed_and_import_takes_t
     assert "million MACs" in text
     code, result, _ = vedette("model", "import", tmp_path / "slim", "--name", "slim", "--precision", "fp32", "--json")
     assert (code, result["model"]) == (0, "slim@1")
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.cli.prune.PACKAGES", ("torch", "no_such_package"))
+    code, _, error = command_line(capsys)(
+        "model", "prune", tmp_path, "--out", tmp_path / "o", "--ratio", "0.3", "--epochs", "1"
+    )
+    assert code == 2
+    assert "needs no_such_package, which is not installed: pip install 'vedette[train]'" in error
