@@ -12,9 +12,11 @@ from command_line import command_line
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
+from controller.lifecycle.graph import EMBEDDED_PREFIX, embed_normalization
 from controller.lifecycle.look.target import noise
 from controller.lifecycle.optimize.portable import Optimized, optimize_graph
 from controller.lifecycle.optimize.steps import FOLDING, STEPS, Step, count_nodes, with_facts_of
+from runtime.manifest import Preprocess
 from runtime.session import Session
 
 
@@ -58,6 +60,25 @@ def test_all_steps_together_leave_a_smaller_graph_of_the_same_facts(wasteful: on
         assert getattr(found.model, field) == getattr(wasteful, field), field
     assert not found.model.graph.value_info
     assert found.notes[0].startswith("optimized by ")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("std", [(0.2, 0.3, 0.4), (0.25,)])
+def test_the_embedded_normalization_keeps_the_names_that_quantization_knows_it_by(
+    conv_graph: Callable[..., onnx.ModelProto], layout: str, std: tuple[float, ...]
+) -> None:
+    source = conv_graph(layout=layout)
+    after_conv = 1 + [node.op_type for node in source.graph.node].index("Conv")
+    source.graph.node[after_conv].input[0] = "same"
+    source.graph.node.insert(after_conv, helper.make_node("Identity", ["c"], ["same"], name="identity"))
+    model = embed_normalization(source, Preprocess(mean=tuple(0.5 for _ in std), std=std, scale=1 / 255))
+    found = optimize_graph(model, batches)
+    assert found.after.nodes < found.before.nodes
+
+    def ours(graph: onnx.ModelProto) -> list[tuple[str, str]]:
+        return [(n.name, n.op_type) for n in graph.graph.node if n.name.startswith(EMBEDDED_PREFIX)]
+
+    assert ours(found.model) == ours(model) != []
 
 
 def test_a_normalization_is_folded_on_request_only(wasteful: onnx.ModelProto) -> None:
