@@ -19,7 +19,7 @@ from runtime.errors import UsageError
 from runtime.manifest import Preprocess, Resize, Tensor
 from runtime.preprocess import Preprocessor, normalize
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "preprocessing.md"
+DOCUMENT = Path(__file__).parents[5] / "docs" / "preprocessing.md"
 BLACK_AND_WHITE = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 
 
