@@ -4,8 +4,10 @@ Rules:
     * Seeded by the architecture's name. Nothing is downloaded.
     * No weight is left at zero or near it: what libraries set so (the last normalization of a block, layer scale,
       position embeddings) would hide whole branches from a comparison.
-    * Batch normalization knows the statistics of what reaches it, changed by up to a fifth at random: activations
-      neither vanish nor explode, and no normalization is the identity.
+    * Every layer of torch knows what reaches it of pictures like the gate's, in the order in which it passes: a
+      convolution or a matrix gives numbers near one, centred where it has a bias (D. Mishkin and J. Matas, "All you
+      need is a good init", ICLR 2016); a batch normalization has their statistics, off by up to a fifth, so that none
+      is the identity. Activations neither vanish nor explode, and different pictures get different answers.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from controller.lifecycle.keras_backend import load_keras
 __all__ = ["BUILDERS", "LIBRARIES", "build"]
 
 CLASSES = 100
-EXAMPLES = 4  # pictures that the statistics are taken from
+EXAMPLES = 8  # pictures that the statistics are taken from
+PATCHES = 8  # of colour, along each edge of a picture: pictures of noise alone are the same grey where they are small
+LEAST_VARYING = 0.1  # of a layer's numbers: less than this share is not blown up to one
 NEAR_ZERO = 1e-3
 SEGMENTING = ("lraspp", "deeplabv3", "fcn")
 LIBRARIES = ("torchvision", "timm", "keras")
@@ -87,21 +91,26 @@ def build(library: str, name: str, size: int) -> Any:
     if library == "keras":
         load_keras().utils.set_random_seed(seed)
     model = BUILDERS[library](name, size)
-    channels_last = library == "keras"
-    example = torch.rand(EXAMPLES, size, size, 3) if channels_last else torch.rand(EXAMPLES, 3, size, size)
+    pictures = _pictures(size)
     with torch.no_grad():
-        if channels_last:
-            _enliven_keras(model, example * 255)
+        if library == "keras":
+            _enliven_keras(model, 255 * pictures.permute(0, 2, 3, 1))
         else:
-            _enliven_torch(model.eval(), 2 * example - 1)
+            _enliven_torch(model.eval(), 2 * pictures - 1)
     return model
+
+
+def _pictures(size: int) -> torch.Tensor:
+    """Return patches of colour under noise, (n, 3, size, size) in [0, 1]."""
+    patches = nn.functional.interpolate(torch.rand(EXAMPLES, 3, PATCHES, PATCHES), (size, size))
+    return (patches + torch.rand(EXAMPLES, 3, size, size)) / 2
 
 
 def _around_one(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(tensor).uniform_(0.8, 1.2)
 
 
-def _enliven_torch(model: nn.Module, example: torch.Tensor) -> None:
+def _enliven_torch(model: nn.Module, pictures: torch.Tensor) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2 and float(parameter.abs().max()) < NEAR_ZERO:
             parameter.normal_(0, 0.02)
@@ -109,20 +118,46 @@ def _enliven_torch(model: nn.Module, example: torch.Tensor) -> None:
             parameter.normal_(0, 0.05)
         elif parameter.ndim < 2 and (float(parameter.std(unbiased=False)) < NEAR_ZERO):
             parameter.copy_(_around_one(parameter))
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001 - the base of all of them
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
-    model(example)
-    for norm in norms:
-        norm.eval()
-        if norm.running_mean is None or norm.running_var is None:
-            continue
-        norm.running_mean.mul_(_around_one(norm.running_mean))
-        norm.running_var.clamp_(min=NEAR_ZERO).mul_(_around_one(norm.running_var))
+    known: set[nn.Module] = set()
+
+    def fit(layer: nn.Module, taken: tuple[torch.Tensor, ...]) -> None:
+        if layer not in known:  # a network may go through a layer twice
+            known.add(layer)
+            FITTED[next(kind for kind in FITTED if isinstance(layer, kind))](layer, taken[0])
+
+    hooks = [layer.register_forward_pre_hook(fit) for layer in model.modules() if isinstance(layer, tuple(FITTED))]
+    model(pictures)
+    for hook in hooks:
+        hook.remove()
 
 
-def _enliven_keras(model: Any, example: torch.Tensor) -> None:
+def _fit_norm(norm: Any, taken: torch.Tensor) -> None:
+    variance, mean = torch.var_mean(taken, [axis for axis in range(taken.ndim) if axis != 1], correction=0)
+    norm.running_var.copy_(variance.clamp(min=NEAR_ZERO) * _around_one(variance))
+    norm.running_mean.copy_(mean + variance.sqrt() * (_around_one(mean) - 1))
+
+
+def _fit_product(layer: Any, taken: torch.Tensor) -> None:
+    given = layer.forward(taken)
+    size = given.square().mean().sqrt().clamp(min=NEAR_ZERO)
+    if layer.bias is None:
+        layer.weight.div_(size)
+        return
+    channel = given.ndim - 1 if isinstance(layer, nn.Linear) else 1
+    others = [axis for axis in range(given.ndim) if axis != channel]
+    varying = given.var(others, correction=0).mean().sqrt()
+    layer.weight.div_(torch.maximum(varying, LEAST_VARYING * size))
+    layer.bias.add_(layer.bias - layer.forward(taken).mean(others))  # its own, and the centre
+
+
+FITTED: Mapping[type[nn.Module], Callable[[Any, torch.Tensor], None]] = {
+    nn.modules.batchnorm._BatchNorm: _fit_norm,  # noqa: SLF001 - the base of all of them
+    nn.Conv2d: _fit_product,
+    nn.Linear: _fit_product,
+}
+
+
+def _enliven_keras(model: Any, pictures: torch.Tensor) -> None:
     layers = [layer for layer in model._flatten_layers() if not getattr(layer, "layers", None)]  # noqa: SLF001 - models within models
     norms = [layer for layer in layers if isinstance(layer, load_keras().layers.BatchNormalization)]
     for layer in layers:
@@ -134,7 +169,8 @@ def _enliven_keras(model: Any, example: torch.Tensor) -> None:
                 value.copy_(_around_one(value))
     for norm in norms:
         norm.momentum = 0.0
-    model(example, training=True)
+    model(pictures, training=True)
     for norm in norms:
-        norm.moving_mean.value.mul_(_around_one(norm.moving_mean.value))
-        norm.moving_variance.value.clamp_(min=NEAR_ZERO).mul_(_around_one(norm.moving_variance.value))
+        mean, variance = norm.moving_mean.value, norm.moving_variance.value
+        mean.add_(variance.sqrt() * (_around_one(mean) - 1))
+        variance.clamp_(min=NEAR_ZERO).mul_(_around_one(variance))
