@@ -12,14 +12,12 @@ pixels its 7x7 stride-2 stem and max-pool throw most of the picture away, so the
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from controller.lifecycle.training.frameworks import resolve
-from runtime.errors import UsageError
+from controller.lifecycle.training.frameworks import check_logits, make, resolve
 
 __all__ = ["ResNet", "build", "resnet18_small", "tiny"]
 
@@ -98,29 +96,9 @@ def build(name: str, num_classes: int, image_size: int) -> nn.Module:
         UsageError: There is no such architecture, its factory does not take ``num_classes``, or what
             it makes does not map (n, 3, image_size, image_size) to (n, num_classes).
     """
-    factory = resolve("torch", name)
-    try:
-        inspect.signature(factory).bind(num_classes=num_classes)
-    except TypeError as error:
-        raise UsageError(f"architecture {name!r} cannot be called as factory(num_classes=...): {error}") from None
-    except ValueError:
-        pass  # a factory without a Python signature: calling it will tell
-    model = factory(num_classes=num_classes)
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"architecture {name!r} made a {type(model).__name__}, expected a torch.nn.Module")
-    _check_shape(name, model, num_classes, image_size)
-    return model
-
-
-def _check_shape(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(torch.zeros(2, 3, image_size, image_size))
-    except RuntimeError as error:
-        raise UsageError(
-            f"architecture {name!r} does not take images of {image_size}x{image_size} pixels: {error}"
-        ) from None
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (2, num_classes):
-        raise UsageError(f"architecture {name!r} gives {shape} for 2 images, expected (2, {num_classes})")
+    arguments = {"num_classes": num_classes}
+    model = make(name, resolve("torch", name), arguments, lambda made: isinstance(made, nn.Module), "a torch.nn.Module")
+    module: nn.Module = model.eval()
+    with torch.no_grad():
+        check_logits(name, num_classes, image_size, lambda: module(torch.zeros(2, 3, image_size, image_size)))
+    return module

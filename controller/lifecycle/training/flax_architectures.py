@@ -7,16 +7,14 @@ Rules:
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from controller.lifecycle.training.frameworks import resolve
-from runtime.errors import UsageError
+from controller.lifecycle.training.frameworks import check_logits, make, parameters_of, resolve
 
 __all__ = ["FlaxTiny", "build", "flax_tiny"]
 
@@ -67,40 +65,12 @@ def build(name: str, num_classes: int, image_size: int, seed: int = 0) -> nnx.Mo
     """
     factory = resolve("flax", name)
     arguments: dict[str, Any] = {"num_classes": num_classes}
-    signature = _signature(factory)
-    if "rngs" in signature.parameters:
+    signature = parameters_of(factory)
+    if signature is not None and "rngs" in signature.parameters:
         arguments["rngs"] = nnx.Rngs(seed)
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        shown = ", ".join(f"{argument}=..." for argument in arguments)
-        raise UsageError(f"architecture {name!r} cannot be called as factory({shown}): {error}") from None
-    model = factory(**arguments)
-    if not isinstance(model, nnx.Module):
-        raise UsageError(f"architecture {name!r} made a {type(model).__name__}, expected a flax.nnx.Module")
-    _check_answers(name, model, num_classes, image_size)
-    return model
-
-
-def _signature(factory: Callable[..., Any]) -> inspect.Signature:
-    """Return how *factory* is called; nnx's classes hide it behind their metaclass."""
-    if not isinstance(factory, type):
-        return inspect.signature(factory)
-    made = factory.__init__  # type: ignore[misc]  # of this very class, whose call it is
-    _self, *parameters = inspect.signature(made).parameters.values()
-    return inspect.Signature(parameters)
-
-
-def _check_answers(name: str, model: nnx.Module, num_classes: int, image_size: int) -> None:
+    model: nnx.Module = make(name, factory, arguments, lambda made: isinstance(made, nnx.Module), "a flax.nnx.Module")
     model.eval()  # type: ignore[no-untyped-call]  # flax's own is untyped
     pixels = np.zeros((2, image_size, image_size, COLOURS), np.float32)
-    try:
-        answer = nnx.eval_shape(lambda model, pixels: model(pixels), model, pixels)  # traced, not computed
-    except Exception as error:  # noqa: BLE001 -- the model's own code raises whatever it likes
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(
-            f"architecture {name!r} does not take images of {image_size}x{image_size} pixels: {reason}"
-        ) from None
-    shape = tuple(answer.shape) if hasattr(answer, "shape") else type(answer).__name__
-    if shape != (2, num_classes):
-        raise UsageError(f"architecture {name!r} gives {shape} for 2 images, expected (2, {num_classes})")
+    traced = partial(nnx.eval_shape, lambda model, pixels: model(pixels), model, pixels)  # not computed
+    check_logits(name, num_classes, image_size, traced)
+    return model

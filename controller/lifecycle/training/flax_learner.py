@@ -34,9 +34,8 @@ from controller.lifecycle.training.data import TrainingData
 from controller.lifecycle.training.flax_architectures import build
 from controller.lifecycle.training.learner import Batch
 from controller.lifecycle.training.record import RunRecord, TrainingConfig
-from controller.lifecycle.training.run import best_weights, finished_run, run_training
+from controller.lifecycle.training.run import load_best, run_training
 from controller.lifecycle.training.samples import Pixels
-from runtime.errors import VedetteError
 from runtime.files import replace_bytes
 from runtime.manifest import Preprocess
 
@@ -196,11 +195,6 @@ def load_run(directory: Path) -> nnx.Module:
     Raises:
         TrainingError: There is no finished run, or its files are not the ones that it wrote.
     """
-    record = finished_run(directory)
-    weights = best_weights(directory, record)
-    model = build(record.arch, len(record.labels), record.image_size)
-    try:
-        load_nnx(model, read_weights(weights), weights)
-    except VedetteError as error:
-        raise TrainingError(f"{weights} does not fit the architecture {record.arch!r}: {error}") from None
-    return model
+    return load_best(directory, build, lambda model, weights, _record: load_nnx(model, read_weights(weights), weights))[
+        0
+    ]

@@ -4,14 +4,16 @@ Rules:
     * A framework's module has ``train(config, *, resume=False) -> RunRecord``; its importer has
       ``open_run(directory, record) -> Source``. Both are imported only when their turn has come.
     * A framework that is not installed is said before anything else is done, with the extra that brings it.
-    * An architecture is the name of a built-in one, or ``MODULE:FACTORY``; either is a factory that is called as
-      ``factory(num_classes=...)``.
+    * An architecture is the name of a built-in one, or ``MODULE:FACTORY``; either is a factory, whose arguments its
+      framework's module of architectures tells.
+    * What a factory makes is looked at before it is trained: its kind, and the shape of its answer to two pictures.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +22,16 @@ from typing import Any
 
 from runtime.errors import UsageError
 
-__all__ = ["FRAMEWORKS", "Framework", "epochs_of", "framework_of", "resolve"]
+__all__ = [
+    "FRAMEWORKS",
+    "Framework",
+    "check_logits",
+    "epochs_of",
+    "framework_of",
+    "make",
+    "parameters_of",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,3 +169,71 @@ def resolve(framework: str, arch: str) -> Callable[..., Any]:
         raise UsageError(f"architecture {arch!r}: {attribute!r} is a {type(factory).__name__}, expected a function")
     resolved: Callable[..., Any] = factory
     return resolved
+
+
+def parameters_of(factory: Callable[..., Any]) -> inspect.Signature | None:
+    """Return how *factory* is called; ``None`` where Python cannot tell.
+
+    A class whose metaclass makes its objects (as nnx's does) is called as its ``__init__`` is.
+    """
+    try:
+        if not isinstance(factory, type) or type(factory).__call__ is type.__call__:
+            return inspect.signature(factory)
+        made = factory.__init__  # type: ignore[misc]  # of this very class, whose call it is
+        _self, *parameters = inspect.signature(made).parameters.values()
+    except ValueError:
+        return None
+    return inspect.Signature(parameters)
+
+
+def make(
+    arch: str, factory: Callable[..., Any], arguments: Mapping[str, Any], fits: Callable[[Any], bool], expected: str
+) -> Any:
+    """Return what the *factory* of *arch* makes of *arguments*.
+
+    Args:
+        arch: As it was asked for, for errors.
+        factory: As `resolve` returned it.
+        arguments: By name.
+        fits: Whether what it made is of the right kind.
+        expected: That kind, with its article.
+
+    Raises:
+        UsageError: It cannot be called so, or makes something else.
+    """
+    signature = parameters_of(factory)
+    if signature is not None:  # otherwise calling it will tell
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            shown = ", ".join(f"{name}=..." for name in arguments)
+            raise UsageError(f"architecture {arch!r} cannot be called as factory({shown}): {error}") from None
+    model = factory(**arguments)
+    if not fits(model):
+        raise UsageError(f"architecture {arch!r} made a {type(model).__name__}, expected {expected}")
+    return model
+
+
+def check_logits(arch: str, num_classes: int, image_size: int, answer: Callable[[], Any]) -> Any:
+    """Return *answer*'s logits, if they are (2, *num_classes*).
+
+    Args:
+        arch: As it was asked for, for errors.
+        num_classes: That there are.
+        image_size: Height and width of the pictures, pixels.
+        answer: Asks the model of *arch* about two of them.
+
+    Raises:
+        UsageError: It does not take them, or gives something else.
+    """
+    try:
+        logits = answer()
+    except Exception as error:  # noqa: BLE001 -- the model's own code raises whatever it likes
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"architecture {arch!r} does not take images of {image_size}x{image_size} pixels: {reason}"
+        ) from None
+    shape = tuple(logits.shape) if hasattr(logits, "shape") else type(logits).__name__
+    if shape != (2, num_classes):
+        raise UsageError(f"architecture {arch!r} gives {shape} for 2 images, expected (2, {num_classes})")
+    return logits

@@ -7,13 +7,12 @@ Rules:
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from controller.lifecycle.keras_backend import load_keras
-from controller.lifecycle.training.frameworks import resolve
+from controller.lifecycle.training.frameworks import check_logits, make, resolve
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,30 +50,11 @@ def build(name: str, num_classes: int, image_size: int) -> keras.Model:
             does not map (n, image_size, image_size, 3) to logits (n, num_classes).
     """
     keras = load_keras()
-    factory = resolve("keras", name)
-    try:
-        inspect.signature(factory).bind(num_classes=num_classes)
-    except TypeError as error:
-        raise UsageError(f"architecture {name!r} cannot be called as factory(num_classes=...): {error}") from None
-    model = factory(num_classes=num_classes)
-    if not isinstance(model, keras.Model):
-        raise UsageError(f"architecture {name!r} made a {type(model).__name__}, expected a keras.Model")
-    _check_answers(name, model, num_classes, image_size)
-    return model
-
-
-def _check_answers(name: str, model: keras.Model, num_classes: int, image_size: int) -> None:
+    arguments = {"num_classes": num_classes}
+    model = make(name, resolve("keras", name), arguments, lambda made: isinstance(made, keras.Model), "a keras.Model")
     pixels = np.random.default_rng(0).normal(size=(2, image_size, image_size, 3)).astype(np.float32)
-    try:
-        answer: Any = model(pixels, training=False)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(
-            f"architecture {name!r} does not take images of {image_size}x{image_size} pixels: {reason}"
-        ) from None
-    shape = tuple(answer.shape) if hasattr(answer, "shape") else type(answer).__name__
-    if shape != (2, num_classes):
-        raise UsageError(f"architecture {name!r} gives {shape} for 2 images, expected (2, {num_classes})")
-    scores = answer.detach().cpu().numpy()
+    logits = check_logits(name, num_classes, image_size, lambda: model(pixels, training=False))
+    scores = logits.detach().cpu().numpy()
     if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-4):
         raise UsageError(f"architecture {name!r} gives probabilities, expected logits: leave its softmax out")
+    return model

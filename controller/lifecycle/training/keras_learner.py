@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from controller.errors import TrainingError
 from controller.lifecycle.keras_backend import load_keras
 from controller.lifecycle.training.data import TrainingData
 from controller.lifecycle.training.keras_architectures import build
 from controller.lifecycle.training.record import RunRecord, TrainingConfig
-from controller.lifecycle.training.run import best_weights, finished_run, run_training
+from controller.lifecycle.training.run import load_best, run_training
 from controller.lifecycle.training.torch_learner import TorchLearner, deterministic
 from runtime.files import replace_bytes
 
@@ -81,13 +80,4 @@ def load_run(directory: Path) -> keras.Model:
     Raises:
         TrainingError: There is no finished run, or its files are not the ones that it wrote.
     """
-    record = finished_run(directory)
-    weights = best_weights(directory, record)
-    model = build(record.arch, len(record.labels), record.image_size)
-    try:
-        model.load_weights(weights)
-    except (RuntimeError, ValueError) as error:
-        raise TrainingError(
-            f"{weights} does not fit the architecture {record.arch!r}: {' '.join(str(error).split())[:300]}"
-        ) from None
-    return model
+    return load_best(directory, build, lambda model, weights, _record: model.load_weights(weights))[0]

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from controller.errors import TrainingError
 from controller.lifecycle.provenance import git_revision
@@ -20,12 +21,14 @@ from controller.lifecycle.training.frameworks import FRAMEWORKS, Framework, fram
 from controller.lifecycle.training.learner import Learner
 from controller.lifecycle.training.loop import Trainer
 from controller.lifecycle.training.record import CURVES_FILE, RUN_FILE, RunRecord, TrainingConfig
-from runtime.errors import UsageError
+from runtime.errors import UsageError, VedetteError
 from runtime.files import exclusive_lock, hash_file
 
-__all__ = ["MakeLearner", "best_weights", "finished_run", "run_training", "train"]
+__all__ = ["MakeLearner", "best_weights", "finished_run", "load_best", "run_training", "train"]
 
 LOCK_FILE = ".lock"
+
+Model = TypeVar("Model")
 
 Amend = Callable[[RunRecord], RunRecord]
 MakeLearner = Callable[[TrainingConfig, TrainingData], Learner]
@@ -142,3 +145,28 @@ def best_weights(directory: Path, record: RunRecord) -> Path:
     if not weights.is_file() or hash_file(weights) != record.best_sha256:
         raise TrainingError(f"{weights} is not the file that the run wrote; its SHA-256 must be {record.best_sha256}")
     return weights
+
+
+def load_best(
+    directory: Path, build: Callable[[str, int, int], Model], load: Callable[[Model, Path, RunRecord], None]
+) -> tuple[Model, RunRecord]:
+    """Return the model of the run in *directory* with its best weights, and the record of the run.
+
+    Args:
+        directory: Of a finished run.
+        build: Makes a new model of an architecture, for so many classes and pictures of so many pixels along an edge.
+        load: Puts the weights in a file into it, as the record says.
+
+    Raises:
+        TrainingError: There is no finished run, or its files are not the ones that it wrote.
+        UsageError: The architecture is no longer there, or no longer fits.
+    """
+    record = finished_run(directory)
+    weights = best_weights(directory, record)
+    model = build(record.arch, len(record.labels), record.image_size)
+    try:
+        load(model, weights, record)
+    except (RuntimeError, ValueError, VedetteError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TrainingError(f"{weights} does not fit the architecture {record.arch!r}: {reason}") from None
+    return model, record

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from controller.lifecycle.training.frameworks import resolve
+from controller.lifecycle.training.frameworks import make, parameters_of, resolve
 from runtime.errors import UsageError
 from runtime.manifest import Hog, Preprocess, Resize
 
@@ -87,15 +86,11 @@ def build(name: str, seed: int) -> Any:
         UsageError: There is no such architecture, its factory cannot be called so, or it makes something else.
     """
     factory = resolve("sklearn", name)
-    arguments = {"seed": seed} if "seed" in inspect.signature(factory).parameters else {}
-    try:
-        inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        shown = "seed=..." if arguments else ""
-        raise UsageError(f"architecture {name!r} cannot be called as factory({shown}): {error}") from None
-    estimator = factory(**arguments)
-    if not hasattr(estimator, "get_params") or not is_classifier(estimator):
-        raise UsageError(f"architecture {name!r} made a {type(estimator).__name__}, expected a classifier")
+    signature = parameters_of(factory)
+    arguments = {"seed": seed} if signature is not None and "seed" in signature.parameters else {}
+    estimator = make(
+        name, factory, arguments, lambda made: hasattr(made, "get_params") and is_classifier(made), "a classifier"
+    )
     if not hasattr(estimator, "predict_proba") and not hasattr(estimator, "decision_function"):
         raise UsageError(
             f"architecture {name!r} made a {type(estimator).__name__} without predict_proba and decision_function: "

@@ -30,7 +30,7 @@ from controller.lifecycle.training.checkpoint import load_tensors, save_tensors
 from controller.lifecycle.training.data import TrainingData
 from controller.lifecycle.training.learner import Batch
 from controller.lifecycle.training.record import RunRecord, TrainingConfig
-from controller.lifecycle.training.run import best_weights, finished_run, run_training
+from controller.lifecycle.training.run import load_best, run_training
 from controller.lifecycle.training.samples import Pixels
 from controller.lifecycle.training.widths import resize
 from runtime.manifest import Preprocess
@@ -199,16 +199,12 @@ def load_run(directory: Path) -> TrainedModel:
     Raises:
         TrainingError: There is no finished run, or its files are not the ones that it wrote.
     """
-    record = finished_run(directory)
-    weights = best_weights(directory, record)
-    model = build(record.arch, len(record.labels), record.image_size)
+    model, record = load_best(directory, build, _load)
+    return TrainedModel(model.eval(), record)
+
+
+def _load(model: nn.Module, weights: Path, record: RunRecord) -> None:
     state = load_tensors(weights)
     if record.pruning is not None:
         resize(model, record.pruning.widths, state)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise TrainingError(
-            f"{weights} does not fit the architecture {record.arch!r}: {' '.join(str(error).split())[:300]}"
-        ) from None
-    return TrainedModel(model.eval(), record)
+    model.load_state_dict(state)

@@ -47,6 +47,9 @@ def other_argument(classes): return good(classes)
 def no_module(num_classes): return 3
 def wrong_shape(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes + 1))
 def wrong_size(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(5, num_classes))
+class Strict(nn.Module):
+    def forward(self, pixels): assert pixels.shape[-1] == 224, "Input size must be 224"
+def strict(num_classes): return Strict()
 """
 
 
@@ -60,6 +63,7 @@ def test_own_module_is_found_where_the_command_was_typed(tmp_path: Path, monkeyp
         "own_arch:no_module": "made a int",
         "own_arch:wrong_shape": r"gives \(2, 6\) for 2 images, expected \(2, 5\)",
         "own_arch:wrong_size": "does not take images of 8x8 pixels",
+        "own_arch:strict": "does not take images of 8x8 pixels: Input size must be 224",
     }
     for name, says in cases.items():
         with pytest.raises(UsageError, match=says):

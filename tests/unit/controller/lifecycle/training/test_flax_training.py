@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from training_runs import Configure, configures, interrupted
 
 from controller.errors import TrainingError
 from controller.lifecycle.training.flax_architectures import build
 from controller.lifecycle.training.flax_learner import FlaxLearner, load_run
-from controller.lifecycle.training.record import RunRecord, TrainingConfig
+from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.run import train
 from runtime.errors import UsageError
 
@@ -33,19 +32,21 @@ def no_model(num_classes): return num_classes
 def wrong_shape(num_classes): return Dropping(num_classes + 1, nnx.Rngs(0))
 """
 
-Configure = Callable[..., TrainingConfig]
-
 
 @pytest.fixture
 def configure(tmp_path: Path, digit_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    (tmp_path / "own_flax.py").write_text(OWN_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-
-    def make(out: str = "run", **changes: Any) -> TrainingConfig:
-        options = {"data": str(digit_folder), "framework": "flax", "arch": "own_flax:Dropping", "batch_size": 16}
-        return TrainingConfig(out=tmp_path / out, **{**options, "epochs": 3, "augment": "flip,crop", **changes})
-
-    return make
+    return configures(
+        tmp_path,
+        "own_flax",
+        OWN_MODULE,
+        digit_folder,
+        framework="flax",
+        arch="own_flax:Dropping",
+        batch_size=16,
+        epochs=3,
+        augment="flip,crop",
+    )
 
 
 def arrays(file: Path) -> dict[str, np.ndarray]:
@@ -53,7 +54,7 @@ def arrays(file: Path) -> dict[str, np.ndarray]:
         return {name: content[name] for name in content.files}
 
 
-def test_resumed_run_ends_with_the_same_bits(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_ends_with_the_same_bits(configure: Configure) -> None:
     whole, cut = configure("whole", augment="none"), configure("cut", augment="none")
     record = train(whole)
     assert record == RunRecord.load(whole.out)
@@ -64,18 +65,8 @@ def test_resumed_run_ends_with_the_same_bits(configure: Configure, monkeypatch: 
     files = ("run.json", "best.npz", "last.npz", "metrics.jsonl", "curves.png", ".lock")
     assert {path.name for path in whole.out.iterdir()} == set(files)
 
-    scores, asked = FlaxLearner.scores, []
-
-    def killed(self: FlaxLearner, images: Any) -> Any:
-        asked.append(len(images))
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return scores(self, images)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FlaxLearner, "scores", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(cut)
+    with interrupted(FlaxLearner, "scores", 2):
+        train(cut)
     assert RunRecord.load(cut.out).epochs_done == 1
     with pytest.raises(TrainingError, match="ended after 1 of 3 epochs"):
         load_run(cut.out)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from training_runs import Configure, configures, interrupted
 
 from controller.lifecycle.keras_backend import load_keras
 from controller.lifecycle.training.keras_architectures import build
 from controller.lifecycle.training.keras_learner import KerasLearner, load_run
-from controller.lifecycle.training.record import RunRecord, TrainingConfig
+from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.run import train
 from runtime.errors import UsageError
 
@@ -32,20 +31,22 @@ def wrong_size(num_classes): return keras.Sequential([layers.Input((5, 5, 3)), l
 def probabilities(num_classes): return keras.Sequential([dropout(num_classes), layers.Softmax()])
 """
 
-Configure = Callable[..., TrainingConfig]
-
 
 @pytest.fixture
 def configure(tmp_path: Path, digit_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     load_keras()
-    (tmp_path / "own_keras.py").write_text(OWN_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-
-    def make(out: str = "run", **changes: Any) -> TrainingConfig:
-        options = {"data": str(digit_folder), "framework": "keras", "arch": "own_keras:dropout", "batch_size": 16}
-        return TrainingConfig(out=tmp_path / out, **{**options, "epochs": 3, "augment": "flip,crop", **changes})
-
-    return make
+    return configures(
+        tmp_path,
+        "own_keras",
+        OWN_MODULE,
+        digit_folder,
+        framework="keras",
+        arch="own_keras:dropout",
+        batch_size=16,
+        epochs=3,
+        augment="flip,crop",
+    )
 
 
 def weights_of(run: Path) -> list[np.ndarray]:
@@ -67,20 +68,11 @@ def test_tiny_learns_and_leaves_a_file_that_keras_opens(configure: Configure) ->
     }
 
 
-def test_resumed_run_ends_with_the_same_bits(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_ends_with_the_same_bits(configure: Configure) -> None:
     whole, cut = configure("whole"), configure("cut")
     train(whole)
-    fit, epochs = KerasLearner.fit, iter(range(3))
-
-    def fit_until_second(self: KerasLearner, batches: Any) -> Any:
-        if next(epochs) == 1:
-            raise KeyboardInterrupt
-        return fit(self, batches)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(KerasLearner, "fit", fit_until_second)
-        with pytest.raises(KeyboardInterrupt):
-            train(cut)
+    with interrupted(KerasLearner, "fit", 2):
+        train(cut)
     assert RunRecord.load(cut.out).epochs_done == 1
     assert train(cut, resume=True).best == RunRecord.load(whole.out).best
     for left, right in zip(weights_of(whole.out), weights_of(cut.out), strict=True):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import command_line
+from old_interpreters import refusing_interpreter
 from torch import nn
 
 from controller.errors import TrainingError
@@ -238,6 +239,16 @@ def test_the_command_warns_that_single_weights_bring_no_speed_and_import_takes_t
     assert "million MACs" in text
     code, result, _ = vedette("model", "import", tmp_path / "slim", "--name", "slim", "--precision", "fp32", "--json")
     assert (code, result["model"]) == (0, "slim@1")
+
+
+def test_a_run_that_the_oldest_runtime_does_not_load_is_not_pruned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--ratio", "0.3", "--epochs", "1", "--oldest-ort", refusing_interpreter(tmp_path))
+    code, _, error = command_line(capsys)("model", "prune", run, "--out", tmp_path / "out", *options)
+    assert code == 1
+    assert "does not run on ONNX Runtime 1.0.0, the oldest that it is to run on: it is too old" in error
+    assert not (tmp_path / "out" / REPORT_FILE).exists()
 
 
 def test_a_missing_package_is_named_with_its_extra(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from training_runs import Configure, configures
 
 from controller.errors import TrainingError
 from controller.lifecycle.training.frameworks import epochs_of
 from controller.lifecycle.training.learner import Batch
-from controller.lifecycle.training.record import RunRecord, TrainingConfig
+from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.run import train
 from controller.lifecycle.training.sklearn_architectures import build, preprocess_of
 from controller.lifecycle.training.sklearn_learner import SklearnLearner, load_run
@@ -30,19 +29,13 @@ def regression(): return LinearRegression()
 def silent(): return VotingClassifier([("a", GaussianNB())])
 """
 
-Configure = Callable[..., TrainingConfig]
-
 
 @pytest.fixture
 def configure(tmp_path: Path, digit_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    (tmp_path / "own_sklearn.py").write_text(OWN_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-
-    def make(out: str = "run", **changes: Any) -> TrainingConfig:
-        options = {"data": str(digit_folder), "framework": "sklearn", "arch": "own_sklearn:bayes", "epochs": 1}
-        return TrainingConfig(out=tmp_path / out, **{**options, **changes})
-
-    return make
+    return configures(
+        tmp_path, "own_sklearn", OWN_MODULE, digit_folder, framework="sklearn", arch="own_sklearn:bayes", epochs=1
+    )
 
 
 @pytest.mark.parametrize("arch", ["hog-svm", "logistic", "forest"])

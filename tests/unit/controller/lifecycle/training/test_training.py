@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_runs import Configure, configures, interrupted
 
 from controller.errors import TrainingError
 from controller.lifecycle.training import frameworks
@@ -20,7 +20,7 @@ from controller.lifecycle.training.checkpoint import load_tensors
 from controller.lifecycle.training.data import cosine
 from controller.lifecycle.training.frameworks import FRAMEWORKS
 from controller.lifecycle.training.loop import Trainer, cross_entropy
-from controller.lifecycle.training.record import RunRecord, TrainingConfig
+from controller.lifecycle.training.record import RunRecord
 from controller.lifecycle.training.run import train
 from controller.lifecycle.training.torch_learner import load_run
 from runtime.errors import DatasetError, HomeError, UsageError
@@ -33,25 +33,20 @@ def make(num_classes):
                          nn.Linear(8 * 7 * 7, num_classes))
 """
 
-Configure = Callable[..., TrainingConfig]
-
 
 @pytest.fixture
 def configure(tmp_path: Path, digit_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    (tmp_path / "dropout_model.py").write_text(DROPOUT_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
-
-    def make(out: str = "run", **changes: Any) -> TrainingConfig:
-        options = {
-            "data": str(digit_folder),
-            "arch": "dropout_model:make",
-            "epochs": 4,
-            "batch_size": 16,
-            "augment": "flip,crop",
-        }
-        return TrainingConfig(out=tmp_path / out, **{**options, **changes})
-
-    return make
+    return configures(
+        tmp_path,
+        "dropout_model",
+        DROPOUT_MODEL,
+        digit_folder,
+        arch="dropout_model:make",
+        epochs=4,
+        batch_size=16,
+        augment="flip,crop",
+    )
 
 
 def weights_equal(one: Path, other: Path) -> bool:
@@ -101,20 +96,11 @@ def test_same_seed_gives_the_same_bits_and_another_does_not(configure: Configure
     assert not weights_equal(one.out / "best.pt", other.out / "best.pt")
 
 
-def test_resumed_run_ends_with_the_same_bits(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_ends_with_the_same_bits(configure: Configure) -> None:
     whole, cut = configure("whole"), configure("cut")
     train(whole)
-    fit = Trainer._fit
-
-    def fit_until_third(self: Trainer, epoch: int, bar: Any) -> float:
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return fit(self, epoch, bar)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_fit", fit_until_third)
-        with pytest.raises(KeyboardInterrupt):
-            train(cut)
+    with interrupted(Trainer, "_fit", 3):
+        train(cut)
     assert RunRecord.load(cut.out).epochs_done == 2
     with pytest.raises(TrainingError, match="ended after 2 of 4 epochs"):
         load_run(cut.out)
