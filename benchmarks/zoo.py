@@ -36,8 +36,12 @@ TIMEOUT = 420.0  # seconds for one architecture
 REASON = 300  # characters
 HEADING = """# The gate on a zoo of architectures
 
-{share}; made by `make zoo`, figures in `zoo.json`. Random weights that are alive, in fp32. Parity is the largest
-absolute difference from the framework, for batches of 1 and 3. Routes are torch's two exporters; Keras runs on torch.
+Of {planned} architectures {run} ran and {passed} passed ({share:.1%} of those that ran){left}. Made by `make zoo`,
+figures in `zoo.json`.
+
+Random weights that are alive, in fp32, so that different pictures get different answers. Parity is the largest absolute
+difference from the framework, for batches of 1 and 3. ONNX Runtime: {runtimes}. Routes are torch's two exporters; Keras
+runs on torch.
 
 | Library | Architecture | Pixels | Parameters | Nodes | Route | Parity | Verdict |
 |---|---|---|---|---|---|---|---|"""
@@ -177,10 +181,18 @@ def _run(entries: Sequence[tuple[str, str, int]], journal: Path) -> None:
         print(f"{number}/{len(entries)} {entry[0]} {entry[1]}: {verdict} ({result['seconds']:.0f} s)", flush=True)
 
 
-def _report(results: Sequence[Mapping[str, Any]]) -> str:
-    passed = [one for one in results if one["passed"]]
-    share = f"{len(passed)} of {len(results)} pass ({len(passed) / max(1, len(results)):.1%})"
-    lines = [HEADING.format(share=share)]
+def _report(results: Sequence[Mapping[str, Any]], left: Sequence[str], newest: str) -> str:
+    """Return the table of *results*, gated by ONNX Runtime *newest*; *left* are the names of those that did not run."""
+    passed = sum(one["passed"] for one in results)
+    heading = HEADING.format(
+        planned=len(results) + len(left),
+        run=len(results),
+        passed=passed,
+        share=passed / max(1, len(results)),
+        left=f"; not run: {', '.join(left)}" if left else "",
+        runtimes=" and ".join([*sorted({one["oldest"] for one in results if one.get("oldest")}), newest]),
+    )
+    lines = [heading]
     for one in results:
         start = f"| {one['library']} | {one['name']} | {one['size']} "
         if not one["passed"]:
@@ -213,11 +225,13 @@ def _main() -> int:
         _run(entries, arguments.journal)
     journal = _read(arguments.journal)
     results = [journal[entry[:2]] for entry in entries if entry[:2] in journal]
+    passed = sum(one["passed"] for one in results)
     if not arguments.only:
         facts = environment(("torch", "torchvision", "timm", "keras", "onnx", "onnxruntime", "onnxscript"))
-        keep({**facts, "results": results}, RESULTS / "zoo.json")
-        (RESULTS / "zoo.md").write_text(_report(results))
-    passed = sum(one["passed"] for one in results)
+        left = [name for library, name, _ in entries if (library, name) not in journal]
+        counts = {"planned": len(entries), "run": len(results), "passed": passed, "not_run": left}
+        keep({**facts, **counts, "results": results}, RESULTS / "zoo.json")
+        (RESULTS / "zoo.md").write_text(_report(results, left, facts["versions"]["onnxruntime"]))
     print(f"{passed} of {len(results)} architectures pass the gate")
     return 0
 
