@@ -34,8 +34,9 @@ def convert(
 ) -> None:
     """Write SOURCE as one Parquet file OUT.
 
-    SOURCE: Parquet, an image folder, IDX files (MNIST family), CIFAR-10's Python archive, or the word
-    `digits`; `#train` or `#test` behind it chooses a split.
+    SOURCE: Parquet, an image folder, COCO's annotations, IDX files (MNIST family), CIFAR-10's Python archive, or the
+    word `digits`; `#train` or `#test` behind it chooses a split. What is known of the images comes along: classes,
+    boxes, outlines, keypoints, masks.
     """
     from runtime.datasets import open_dataset
     from runtime.datasets.parquet import write_parquet
@@ -43,6 +44,14 @@ def convert(
     dataset = open_dataset(source, image_column=image_column, label_column=label_column)
     target = out if out.suffix else out / "data.parquet"
     with progress(len(dataset), "convert", "rows") as bar:
-        rows = write_parquet(dataset, target, row_group_rows=row_group_rows, advance=bar.advance)
-    result = {"source": source, "out": str(target), "rows": rows, "bytes": target.stat().st_size}
-    emit(result, as_json=as_json, text=f"wrote {rows} rows, {result['bytes']} bytes, to {target}")
+        written = write_parquet(dataset, target, row_group_rows=row_group_rows, advance=bar.advance)
+    columns = list(written.columns)
+    result = {
+        "source": source,
+        "out": str(target),
+        "rows": written.rows,
+        "bytes": target.stat().st_size,
+        "columns": columns,
+    }
+    text = f"wrote {written.rows} rows ({', '.join(columns)}), {result['bytes']} bytes, to {target}"
+    emit(result, as_json=as_json, text=text)

@@ -1,8 +1,8 @@
 """Datasets: rows of images from Parquet, image folders, IDX, CIFAR's archive, and `digits`.
 
 A URI is a path, or the word ``digits``; a fragment chooses a split: ``digits#test``, ``mnist/#train``.
-The format is found out by looking, in the order of one table. A folder of images may have COCO's annotations, or masks
-beside it (`LABELLED_FOLDERS`).
+The format is found out by looking, in the order of one table. A folder of images may have COCO's annotations, a table
+of classes, or masks beside it (`LABELLED_FOLDERS`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from runtime.datasets.coco import CocoDataset, annotations_in
 from runtime.datasets.digits import open_digits
 from runtime.datasets.folder import IMAGE_SUFFIXES, SPLIT_FOLDERS, FolderDataset, has_images
 from runtime.datasets.idx import is_idx, open_idx
+from runtime.datasets.listed import ListedDataset, table_in
 from runtime.datasets.objects import Objects
 from runtime.datasets.pairs import PairsDataset, mask_folder
 from runtime.errors import DatasetError
@@ -85,12 +86,21 @@ def _with_annotations(uri: str, directory: Path) -> Dataset | None:
     return None if annotations is None else CocoDataset(uri, annotations)
 
 
+def _with_table(uri: str, directory: Path) -> Dataset | None:
+    table = table_in(directory)
+    return None if table is None else ListedDataset(uri, table)
+
+
 def _with_masks(uri: str, directory: Path) -> Dataset | None:
     folders = mask_folder(directory, IMAGE_SUFFIXES)
     return None if folders is None else PairsDataset(uri, *folders, IMAGE_SUFFIXES)
 
 
-LABELLED_FOLDERS: Sequence[Callable[[str, Path], Dataset | None]] = (_with_annotations, _with_masks)
+LABELLED_FOLDERS: Sequence[Callable[[str, Path], Dataset | None]] = (
+    _with_annotations,
+    _with_table,
+    _with_masks,
+)
 """What a folder of images may be beside classes in sub-folders; ``None`` if it is not."""
 
 

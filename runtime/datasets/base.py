@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -109,10 +110,15 @@ class ArrayDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """Some rows of another dataset, in ascending order."""
+    """Rows of another dataset by number, in any order, any of them more than once."""
 
     base: Dataset
     numbers: tuple[int, ...]
+
+    @classmethod
+    def repeated(cls, base: Dataset, length: int) -> Self:
+        """Return *base*, begun again and again until there are *length* rows."""
+        return cls(base=base, numbers=tuple(number % len(base) for number in range(length)))
 
     @property
     def uri(self) -> str:
@@ -133,11 +139,17 @@ class Subset:
         return len(self.numbers)
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-        """Yield the rows from *start* up to, not including, *stop*; the whole is read once up to there."""
-        wanted = self.numbers[start:stop]
-        if not wanted:
-            return
-        chosen = set(wanted)
-        for number, row in enumerate(self.base.rows(wanted[0], wanted[-1] + 1), start=wanted[0]):
-            if number in chosen:
-                yield row
+        """Yield the rows from *start* up to, not including, *stop*; the whole is read once for each rise of numbers."""
+        for rise in _rises(self.numbers[start:stop]):
+            chosen = set(rise)
+            for number, row in enumerate(self.base.rows(rise[0], rise[-1] + 1), start=rise[0]):
+                if number in chosen:
+                    yield row
+
+
+def _rises(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield *numbers* in parts as long as each is greater than the one before."""
+    ends = [place for place in range(1, len(numbers)) if numbers[place] <= numbers[place - 1]]
+    for start, stop in pairwise([0, *ends, len(numbers)]):
+        if start < stop:
+            yield numbers[start:stop]

@@ -3,7 +3,8 @@
 Rules:
     * Boxes are written ``x, y, width, height`` and kept as ``x1, y1, x2, y2``, in pixels of the upright original.
     * Hugging Face's column is a struct of lists, or a list of structs; of its fields ``bbox`` and ``category`` are
-      needed, ``iscrowd``, ``area``, ``segmentation`` and ``keypoints`` are used where they are there.
+      needed, ``iscrowd``, ``area``, ``segmentation`` and ``keypoints`` are used where they are there. Run lengths may
+      stand in a field of their own, ``rle``, since a column has one type.
     * What an object is called is left to `Dataset.label_names`.
 """
 
@@ -107,13 +108,8 @@ def _numbers(values: Sequence[Any], columns: int, where: str) -> npt.NDArray[np.
     return numbers
 
 
-def _area(record: Mapping[str, Any]) -> float:
-    known = record.get("area")
-    return float(record["bbox"][2] * record["bbox"][3] if known is None else known)
-
-
 def _outlines(records: Sequence[Mapping[str, Any]]) -> tuple[Any, ...] | None:
-    found = tuple(record.get("segmentation") for record in records)
+    found = tuple(record.get("segmentation") or record.get("rle") for record in records)
     return found if any(found) else None
 
 

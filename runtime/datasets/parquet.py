@@ -3,12 +3,14 @@
 Rules:
     * The image column is the one asked for, otherwise ``image``, otherwise the only one that can be.
     * It is binary, large_binary, or Hugging Face's ``struct<bytes, path>``.
-    * What is known of the images is in the column asked for, otherwise in the first of `LABEL_COLUMNS` that there is.
-      Its type says what it holds: integers are classes, a struct with ``bbox`` objects, images masks.
+    * What is known of the images is in the column asked for, otherwise in the first of `LABEL_COLUMNS` that there is;
+      `runtime.datasets.known` says what it may hold.
     * Row groups are streamed page by page, never read whole; checksums of pages are verified where
       there are some.
     * What is written has Hugging Face's layout and feature metadata, so that `datasets` reads it too;
       its pages are small and have checksums, and it is there whole and durable, or not at all.
+    * Everything that the rows know is written: what has no column because the first row group did not know it is an
+      error, never left out.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,20 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from runtime.datasets.base import Dataset, Row, file_fingerprint
-from runtime.datasets.objects import Objects
+from runtime.datasets.known import (
+    IMAGE,
+    IMAGE_FEATURE,
+    KNOWN,
+    SIZE_COLUMNS,
+    Known,
+    holds_images,
+    image_bytes,
+    with_size,
+)
 from runtime.errors import DatasetError
 from runtime.files import replacing
 
-__all__ = ["ParquetDataset", "find_image_column", "image_bytes", "label_names_of", "open_footer", "write_parquet"]
+__all__ = ["ParquetDataset", "Written", "find_image_column", "label_names_of", "open_footer", "write_parquet"]
 
 LABEL_COLUMNS = ("label", "objects", "mask", "annotation", "segmentation")
 NAME_PATHS: Sequence[tuple[str, ...]] = (
@@ -63,17 +74,6 @@ def open_footer(path: Path) -> pq.ParquetFile:
         raise DatasetError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from None
 
 
-def _holds_images(kind: Any) -> bool:
-    if pa.types.is_struct(kind):
-        names = [field.name for field in kind]
-        return names.count("bytes") == 1 and _is_binary(kind.field("bytes").type)
-    return _is_binary(kind)
-
-
-def _is_binary(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
 def find_image_column(schema: Any, wanted: str | None, where: str) -> str:
     """Return the name of the image column of a Parquet *schema*.
 
@@ -85,23 +85,18 @@ def find_image_column(schema: Any, wanted: str | None, where: str) -> str:
     if wanted is not None:
         if wanted not in schema.names:
             raise DatasetError(f"{where} has no column {wanted!r}; its columns are: {columns}")
-        if not _holds_images(schema.field(wanted).type):
+        if not holds_images(schema.field(wanted).type):
             raise DatasetError(
                 f"{where}: column {wanted!r} is {schema.field(wanted).type}; expected binary or struct<bytes, path>"
             )
         return wanted
-    found = [field.name for field in schema if _holds_images(field.type)]
+    found = [field.name for field in schema if holds_images(field.type)]
     if "image" in found:
         return "image"
     if len(found) == 1:
         return str(found[0])
     problem = "no image column" if not found else f"{len(found)} columns that can hold images ({', '.join(found)})"
     raise DatasetError(f"{where} has {problem}; name it with --image-column; its columns are: {columns}")
-
-
-def image_bytes(value: Any) -> bytes | None:
-    """Return the bytes in one cell (as Python object) of an image column."""
-    return value.get("bytes") if isinstance(value, dict) else value
 
 
 def label_names_of(schema: Any, column: str) -> tuple[str, ...] | None:
@@ -197,32 +192,18 @@ def _row_count(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def _holds_objects(kind: Any) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_struct(kind)) and {"bbox", "category"} <= {field.name for field in kind}
-
-
-LABELS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any, str], Mapping[str, Any]]]] = {
-    "label": (lambda kind: bool(pa.types.is_integer(kind)), lambda cell, _: {"label": cell}),
-    "objects": (_holds_objects, lambda cell, where: {"label": None, "objects": Objects.of_cell(cell, where)}),
-    "mask": (_holds_images, lambda cell, _: {"label": None, "mask": image_bytes(cell)}),
-}
-"""By what a column of labels holds: whether a type is of it, and the fields of the `Row` that a cell becomes."""
-
-
 def _find_label_column(schema: Any, image_column: str | None) -> str | None:
     """Return the first of `LABEL_COLUMNS` in *schema* that holds labels, whatever ``label`` holds; ``None``: none."""
     for name in LABEL_COLUMNS:
         if name in schema.names and name != image_column:
             kind = schema.field(name).type
-            if name == "label" or any(fits(kind) for fits, _ in LABELS.values()):
+            if name == "label" or any(known.fits(kind) for known in KNOWN.values()):
                 return name
     return None
 
 
 def _kind_of_labels(schema: Any, label: str, path: Path) -> str:
-    """Return which of `LABELS` the column *label* holds.
+    """Return which of `KNOWN` the column *label* holds.
 
     Raises:
         DatasetError: It is not there, or holds none of them.
@@ -230,33 +211,39 @@ def _kind_of_labels(schema: Any, label: str, path: Path) -> str:
     if label not in schema.names:
         raise DatasetError(f"{path} has no column {label!r}; its columns are: {', '.join(schema.names)}")
     kind = schema.field(label).type
-    for name, (fits, _) in LABELS.items():
-        if fits(kind):
+    for name, known in KNOWN.items():
+        if known.fits(kind):
             return name
     raise DatasetError(
         f"{path}: label column {label!r} is {kind}; expected integers, struct<bbox, category>, or images of masks"
     )
 
 
+def _size_columns(schema: Any, kind: str | None) -> tuple[str, ...]:
+    """Return the columns with the size of the picture that objects were drawn on; none if there are not both."""
+    both = all(name in schema.names and pa.types.is_integer(schema.field(name).type) for name in SIZE_COLUMNS)
+    return SIZE_COLUMNS if kind == "objects" and both else ()
+
+
 def _group_rows(
     file: pq.ParquetFile, group: int, number: int, columns: tuple[str, str | None], path: Path
 ) -> Iterator[Row]:
     image, label = columns
-    wanted = [name for name in columns if name]
-    read = LABELS[_kind_of_labels(file.schema_arrow, label, path)][1] if label else _no_label
+    kind = _kind_of_labels(file.schema_arrow, label, path) if label else None
+    size = _size_columns(file.schema_arrow, kind)
+    wanted = [name for name in (*columns, *size) if name]
     try:
         for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=wanted):
             labels = batch.column(label).to_pylist() if label else [None] * batch.num_rows
-            for cell, value in zip(batch.column(image), labels, strict=True):
-                known = read(value, f"{path}, row {number}")
+            sizes = zip(*(batch.column(name).to_pylist() for name in size), strict=True) if size else repeat(())
+            for cell, value, drawn in zip(batch.column(image), labels, sizes, strict=False):
+                known = dict(KNOWN[kind].read(value, f"{path}, row {number}") if kind else {"label": None})
+                if size:
+                    known["objects"] = with_size(known["objects"], drawn)
                 yield Row(image=image_bytes(cell.as_py()), source_file=str(path), source_row=number, **known)
                 number += 1
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path}, row group {group}: {' '.join(str(error).split())}") from None
-
-
-def _no_label(_: Any, __: str) -> Mapping[str, Any]:
-    return {"label": None}
 
 
 def _encoded(row: Row) -> bytes | None:
@@ -267,25 +254,45 @@ def _encoded(row: Row) -> bytes | None:
     return row.image
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        rows: How many.
+        columns: Names of the columns, in order.
+    """
+
+    rows: int
+    columns: tuple[str, ...]
+
+
 def write_parquet(
     dataset: Dataset,
     path: Path,
     *,
     row_group_rows: int = ROW_GROUP_ROWS,
     advance: Callable[[int], None] = lambda _: None,
-) -> int:
-    """Write *dataset* to *path*, atomically, in Hugging Face's layout; return the number of rows.
+) -> Written:
+    """Write *dataset* to *path*, atomically, in Hugging Face's layout.
 
-    Raw images are stored as PNG, encoded ones as they are. Columns: ``image`` struct<bytes, path>
-    and ``label`` int64, the latter null where a row has none.
+    Raw images are stored as PNG, encoded ones as they are. Columns: ``image`` struct<bytes, path>, and what the first
+    row group knows of `KNOWN`: ``label`` int64 (that one too where nothing is known, all null), ``objects``
+    list<struct>, ``mask`` struct<bytes, path>; beside objects ``height`` and ``width`` of the picture.
 
     Args:
         dataset: To write.
         path: The file, replaced when all was written.
         row_group_rows: At most so many in a row group; fewer where images are big.
         advance: Told of each number of rows that were written.
+
+    Raises:
+        DatasetError: A later row knows what the first row group does not, and so would lose it.
     """
-    schema, count = _schema(dataset), 0
+    groups = _groups(dataset, row_group_rows)
+    first = next(groups, [])
+    kinds = tuple(name for name in KNOWN if any(_knows(row, name) for row in first)) or ("label",)
+    schema, count = _schema(dataset, kinds), 0
     with (
         replacing(path) as temporary,
         pq.ParquetWriter(
@@ -297,35 +304,48 @@ def write_parquet(
             write_page_checksum=True,
         ) as writer,
     ):
-        for group in _groups(dataset, row_group_rows):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        for group in chain([first], groups):
+            writer.write_table(pa.Table.from_pylist([_cells(row, kinds) for row in group], schema=schema))
             count += len(group)
             advance(len(group))
-    return count
+    return Written(rows=count, columns=tuple(schema.names))
 
 
-def _schema(dataset: Dataset) -> Any:
-    label: dict[str, Any] = {"_type": "Value", "dtype": "int64"}
-    if dataset.label_names:
-        label = {"_type": "ClassLabel", "names": list(dataset.label_names)}
-    image_type = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
-    features = {"image": {"_type": "Image"}, "label": label}
-    return pa.schema(
-        [("image", image_type), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )
+def _knows(row: Row, kind: str) -> bool:
+    return getattr(row, kind) is not None
 
 
-def _groups(dataset: Dataset, rows: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of *dataset* as they are written, by row group."""
-    group: list[dict[str, Any]] = []
+def _schema(dataset: Dataset, kinds: Sequence[str]) -> Any:
+    known: Mapping[str, Known] = {name: KNOWN[name] for name in kinds}
+    fields = [("image", IMAGE), *((name, one.kind) for name, one in known.items())]
+    features = {"image": IMAGE_FEATURE} | {name: one.feature(dataset.label_names) for name, one in known.items()}
+    if "objects" in known:
+        fields += [(name, pa.int32()) for name in SIZE_COLUMNS]
+        features |= {name: {"_type": "Value", "dtype": "int32"} for name in SIZE_COLUMNS}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _cells(row: Row, kinds: Sequence[str]) -> dict[str, Any]:
+    """Return *row* as it is written."""
+    where = f"{row.source_file}, row {row.source_row}"
+    if lost := [name for name in KNOWN if name not in kinds and _knows(row, name)]:
+        raise DatasetError(f"{where} has {', '.join(lost)}, which the rows before have not; expected the same of all")
+    cells: dict[str, Any] = {name: KNOWN[name].cell(row) for name in kinds}
+    if row.objects is not None and row.objects.size is not None:
+        cells |= dict(zip(SIZE_COLUMNS, row.objects.size, strict=True))
+    return cells | {
+        "image": {"bytes": row.image, "path": f"{Path(row.source_file).name}#{row.source_row}"},
+    }
+
+
+def _groups(dataset: Dataset, rows: int) -> Iterator[list[Row]]:
+    """Yield the rows of *dataset*, encoded, by row group."""
+    group: list[Row] = []
     size = 0
     for row in dataset.rows():
         data = _encoded(row)
-        group.append(
-            {"image": {"bytes": data, "path": f"{Path(row.source_file).name}#{row.source_row}"}, "label": row.label}
-        )
-        size += len(data or b"")
+        group.append(replace(row, image=data))
+        size += len(data or b"") + len(row.mask or b"")
         if len(group) == rows or size >= ROW_GROUP_BYTES:
             yield group
             group, size = [], 0

@@ -26,6 +26,7 @@ from controller.lifecycle.evaluation.metrics.detection import DetectionJudge
 from controller.registry.publish import publish
 from runtime.artifact import Artifact
 from runtime.datasets import open_dataset
+from runtime.datasets.parquet import write_parquet
 from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.images import read
 from runtime.manifest import Postprocess, Preprocess, Resize
@@ -107,6 +108,16 @@ def test_the_whole_curve_is_taken_from_folders_and_from_parquet_alike(detector: 
     assert folder.agreement(folder) == 1
     assert folder.confusion is not None
     assert folder.confusion.counts[0, 0] >= 15  # of 30 people
+
+
+def test_converted_data_gives_the_same_figures_to_the_last_digit(detector: Artifact, test_data, tmp_path: Path) -> None:
+    dataset = open_dataset(str(test_data("images/coco12")))
+    write_parquet(dataset, tmp_path / "coco12.parquet")
+    folder, parquet = (
+        evaluate(detector, "fp32", one) for one in (dataset, open_dataset(str(tmp_path / "coco12.parquet")))
+    )
+    assert parquet.metrics == folder.metrics
+    assert parquet.notes == folder.notes == ()  # classes are still known by name
 
 
 def test_a_real_segmenter_has_the_intersections_that_are_counted_by_hand(test_data, tmp_path: Path) -> None:

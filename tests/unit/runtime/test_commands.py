@@ -38,6 +38,7 @@ def test_convert_writes_parquet_and_says_what(run: Run, tmp_path: Path) -> None:
         "out": str(target),
         "rows": 364,
         "bytes": target.stat().st_size,
+        "columns": ["image", "label"],
     }
     assert pq.ParquetFile(target).num_row_groups == 4
     assert len(open_dataset(str(tmp_path / "out"))) == 364
@@ -48,7 +49,7 @@ def test_convert_takes_a_file_name_and_replaces_what_is_there(run: Run, tmp_path
     target.write_text("old")
     code, out, _ = run("data", "convert", "digits#test", target)
     assert code == 0
-    assert out == f"wrote 364 rows, {target.stat().st_size} bytes, to {target}\n"
+    assert out == f"wrote 364 rows (image, label), {target.stat().st_size} bytes, to {target}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["digits.parquet"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.datasets import Dataset, Row, open_dataset, parquet_files, split, split_uri
+from runtime.datasets import Dataset, Row, Subset, open_dataset, parquet_files, split, split_uri
 from runtime.datasets.parquet import write_parquet
 from runtime.errors import DatasetError
 from runtime.images import load
@@ -92,6 +92,26 @@ def test_a_split_is_stratified_disjoint_whole_and_repeatable(
     assert (held.uri, held.label_names, len(held)) == (whole.uri, whole.label_names, len(held_rows))
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_may_be_asked_for_in_any_order_and_again(
+    datasets: dict[str, Dataset], listings: Listings, name: str
+) -> None:
+    numbers = (7, 2, 3, 3, 9, 0)
+    some = Subset(base=datasets[name], numbers=numbers)
+    assert [key(row) for row in some.rows()] == [listings[name][number] for number in numbers]
+    assert [key(row) for row in some.rows(1, 4)] == [listings[name][number] for number in numbers[1:4]]
+    assert list(some.rows(4, 4)) == []
+
+
+def test_a_dataset_begins_again_until_there_are_enough_rows(folder: Path) -> None:
+    whole = open_dataset(str(folder))
+    keys = [key(row) for row in whole.rows()]
+    more = Subset.repeated(whole, 100)
+    assert len(more) == 100
+    assert [key(row) for row in more.rows()] == [*keys, *keys, *keys[:20]]
+    assert [key(row) for row in Subset.repeated(whole, 3).rows()] == keys[:3]
+
+
 def test_another_seed_is_another_split(digits: Dataset) -> None:
     assert split(digits, 0.3, 1)[1].fingerprint != split(digits, 0.3, 2)[1].fingerprint
 
@@ -125,7 +145,7 @@ def test_a_split_leaves_a_row_of_every_class_to_learn_from(tmp_path: Path, folde
 def test_a_dataset_written_as_parquet_comes_back(datasets: dict[str, Dataset], name: str, tmp_path: Path) -> None:
     told: list[int] = []
     target = tmp_path / "deep" / "out.parquet"
-    rows = write_parquet(datasets[name], target, row_group_rows=16, advance=told.append)
+    rows = write_parquet(datasets[name], target, row_group_rows=16, advance=told.append).rows
     assert rows == sum(told) == len(datasets[name])
     again = open_dataset(str(target))
     assert again.label_names == datasets[name].label_names

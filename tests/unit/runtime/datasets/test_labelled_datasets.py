@@ -204,3 +204,50 @@ def test_real_annotations_and_their_parquet_agree(test_data) -> None:
         assert [ids[label] for label in ours.labels] == theirs.labels.tolist()
         compared += len(ours)
     assert compared == 90
+
+
+def listed(root: Path, table: str, name: str = "labels.csv") -> Path:
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(root / f"{number}.png")
+    (root / name).write_text(table, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "names", "labels"),
+    [
+        ("labels.csv", "file,wnid,index\n2.png,n2,7\n0.png,n0,3\n", None, [3, 7]),
+        ("metadata.csv", "\ufefffile_name,label\n2.png,dog\n0.png,kite\n", ("dog", "kite"), [1, 0]),
+    ],
+)
+def test_a_table_beside_the_pictures_says_their_classes(
+    tmp_path: Path, name: str, table: str, names: tuple[str, ...] | None, labels: list[int]
+) -> None:
+    dataset = open_dataset(str(listed(tmp_path, table, name)))
+    assert dataset.label_names == names
+    assert [(Path(row.source_file).name, row.label) for row in dataset.rows()] == list(
+        zip(("0.png", "2.png"), labels, strict=True)
+    )
+    assert [row.label for row in dataset.rows(1, 2)] == labels[1:]
+
+
+def test_a_table_of_something_else_leaves_a_folder_of_pictures(tmp_path: Path) -> None:
+    rows = list(open_dataset(str(listed(tmp_path, "file_name,text\n0.png,a cat\n"))).rows())
+    assert [row.label for row in rows] == [None] * 3
+
+
+def test_a_listed_picture_that_is_not_there_is_a_row_and_a_class_that_is_not_is_an_error(tmp_path: Path) -> None:
+    rows = list(open_dataset(str(listed(tmp_path, "file,label\n0.png,a\nz.png,b\n"))).rows())
+    assert [row.image is None for row in rows] == [False, True]
+    listed(tmp_path, "file,label\n0.png,a\n1.png,\n")
+    with pytest.raises(DatasetError, match=r"labels.csv: 1.png has no label"):
+        open_dataset(str(tmp_path))
+
+
+def test_the_size_that_objects_were_drawn_on_is_read_where_there_is_one(tmp_path: Path) -> None:
+    cell = {"bbox": BOXES[:1], "category": [1]}
+    columns = {"image": [b"x"], "objects": [cell], "width": [8]}
+    pq.write_table(pa.table(columns | {"height": [6]}), tmp_path / "x.parquet")
+    pq.write_table(pa.table(columns), tmp_path / "y.parquet")
+    found = [next(open_dataset(str(tmp_path / f"{name}.parquet")).rows()).objects for name in "xy"]
+    assert [one.size if one else one for one in found] == [(6, 8), None]
