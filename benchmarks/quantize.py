@@ -203,41 +203,6 @@ def compared(name: str, photographs: Photographs, rounds: int, budget: float) ->
     return rows, found
 
 
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """A dataset that begins again until it has *length* rows."""
-
-    base: Dataset
-    length: int
-
-    @property
-    def uri(self) -> str:
-        """Of the one that is repeated."""
-        return self.base.uri
-
-    @property
-    def label_names(self) -> tuple[str, ...] | None:
-        """Of the one that is repeated."""
-        return self.base.label_names
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the one that is repeated, and how often."""
-        return f"{self.base.fingerprint}*{self.length}"
-
-    def __len__(self) -> int:
-        return self.length
-
-    def rows(self, start: int = 0, stop: int | None = None) -> Any:
-        """Yield the rows from *start* up to *stop*."""
-        number, end, _ = slice(start, stop).indices(self.length)
-        while number < end:
-            first = number % len(self.base)
-            last = min(len(self.base), first + end - number)
-            yield from self.base.rows(first, last)
-            number += last - first
-
-
 def resnet8() -> tuple[onnx.ModelProto, Preprocessor, Dataset]:
     """Return ResNet8, and CIFAR-10's test images."""
     source = onnx.load(TEST_DATA / "models" / "resnet8_cifar10_nhwc.onnx")
@@ -264,7 +229,7 @@ def calibrated(name: str, images: int) -> dict[str, Any]:
     """Calibrate in this process with every method, and return its peak memory."""
     graph, preprocessor, dataset = CALIBRATED[name][0]()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    calibration = Calibration(prepare(graph), Repeated(dataset, images), preprocessor, images=images)
+    calibration = Calibration(prepare(graph), Subset.repeated(dataset, images), preprocessor, images=images)
     begun = time.perf_counter()
     found = [calibration.ranges(method).images for method in METHODS]
     return {
