@@ -40,7 +40,7 @@ class Importer:
         recognizes: Whether a source, a path that is there or a text such as ``MODULE:FACTORY``, is of this kind.
         module: That reads it.
         takes: Fields of `Job` that apply to it, beside its source.
-        needs: The extra that brings its framework; ``None``: none does, another interpreter must.
+        needs: The extra that brings its framework; ``None``: whichever brings the module that is missing.
         hosted: Whether it is read in a child process.
         ours: Whether only our own interpreter can read it, whatever `--importer-python` says.
     """
@@ -84,7 +84,6 @@ IMPORTERS: Sequence[Importer] = (
         recognizes=_is_factory,
         module=f"{PACKAGE}.factory",
         takes=("weights", "classes", "image_size"),
-        needs="train",
     ),
     Importer(
         what="a .pt2 file of torch.export",

@@ -33,6 +33,7 @@ import runtime
 from controller.errors import ExportError, TrainingError
 from controller.lifecycle.graph import load_graph
 from controller.lifecycle.importers.source import Job, SourceFacts
+from controller.lifecycle.training.frameworks import extra_of
 from runtime.errors import DatasetError, UsageError, VedetteError
 
 __all__ = ["OPERATIONS", "PYTHON_VARIABLE", "Child", "Operation"]
@@ -71,7 +72,7 @@ class Child:
 
     Args:
         source: That it will open, in words for errors.
-        needs: The extra of ours that brings the framework; ``None`` if there is none.
+        needs: The extra of ours that brings the framework; ``None``: the one that brings the module that is missing.
         python: Its interpreter; ``None``: as the environment says, or ours.
         ours: It is our interpreter, whatever the environment says.
         operations: What can be asked of it.
@@ -238,7 +239,8 @@ class Child:
             return ERRORS[kind](text)
         if kind != ABSENT:
             return ExportError(f"{self._source} cannot be {asked.what}: {text}")
-        extra = f"pip install 'vedette[{self._needs}]', or name" if self._needs else "name"
+        needs = self._needs or extra_of(text)
+        extra = f"pip install 'vedette[{needs}]', or name" if needs else "name"
         return UsageError(
             f"{self._source} cannot be {asked.what}: {self._python} has no module {text!r}; {extra} an interpreter "
             f"that has it with --importer-python (or {PYTHON_VARIABLE})"

@@ -11,13 +11,13 @@ Rules:
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from controller.lifecycle.importers.source import Job, Source
+from controller.lifecycle.training.frameworks import extra_of, parameters_of
 from runtime.errors import UsageError
 from runtime.files import hash_file
 
@@ -59,8 +59,8 @@ def _find(source: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name in MAKERS:
-            raise
+        if error.name is not None and extra_of(error.name) is not None:
+            raise  # the framework itself: the parent says what brings it
         raise UsageError(f"{source}: cannot import {module!r}: {error}") from None
     for part in name.split("."):
         if not hasattr(found, part):
@@ -80,19 +80,19 @@ def call_factory(factory: Callable[..., Any], job: Job) -> Any:
     """
     arguments = {} if job.classes is None else {"num_classes": job.classes}
     shown = ", ".join(f"{name}={value}" for name, value in arguments.items())
-    try:
-        inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        hint = "; --classes gives num_classes" if not arguments else ""
-        raise UsageError(f"{job.source} cannot be called as factory({shown}): {error}{hint}") from None
-    except ValueError:
-        pass  # a factory without a Python signature: calling it will tell
+    signature = parameters_of(factory)
+    if signature is not None:  # otherwise calling it will tell
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            hint = "; --classes gives num_classes" if not arguments else ""
+            raise UsageError(f"{job.source} cannot be called as factory({shown}): {error}{hint}") from None
     return factory(**arguments)
 
 
 def origin_sha256(job: Job) -> str:
-    """Return the SHA-256 of the file that the weights come from: of the factory's module, if no other was given."""
-    if job.weights is not None:
+    """Return the SHA-256 of the file that the weights come from; of the factory's module, if there is none."""
+    if job.weights is not None and job.weights.is_file():
         return hash_file(job.weights)
     module = importlib.import_module(job.source.partition(":")[0])
     return hash_file(Path(module.__file__)) if module.__file__ else ""

@@ -24,11 +24,12 @@ import onnx
 from flax import nnx
 
 from controller.errors import ExportError
+from controller.lifecycle.importers.factory import origin_sha256
 from controller.lifecycle.importers.jax_graph import convert
+from controller.lifecycle.importers.jax_values import values_inside
 from controller.lifecycle.importers.jax_weights import fitting, flatten, read_weights
 from controller.lifecycle.importers.source import Array, Job, SourceFacts
 from runtime.errors import UsageError
-from runtime.files import hash_file
 
 __all__ = ["ROUTES", "JaxSource", "call_in_eval_mode", "framework", "load_nnx", "open_built", "weights_of"]
 
@@ -109,9 +110,11 @@ class JaxSource:
                 f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
             ) from error
 
-    def values(self, batch: Array) -> Mapping[str, Array]:  # noqa: ARG002 - jax2onnx's names are its own
-        """Return nothing: no value inside the model has the name that it has in the graph."""
-        return {}
+    def values(self, batch: Array) -> Mapping[str, Array]:
+        """Return what the model computes for *batch*, by names of its own, and its outputs by their names."""
+        with jax.default_matmul_precision("highest"):
+            inside = values_inside(self._call, self._weights, batch)
+        return inside | dict(zip(self._outputs, self.run(batch), strict=True))
 
 
 def call_in_eval_mode(model: nnx.Module) -> tuple[Call, Any]:
@@ -181,7 +184,7 @@ def open_built(model: Any, job: Job) -> JaxSource:
     made = f"the weights are those that {job.source} leaves in the model; --weights FILE gives others"
     facts = SourceFacts(
         framework=framework(),
-        source_sha256=_digest(job.weights, kind),
+        source_sha256=origin_sha256(job),
         routes=ROUTES,
         warnings=(made,) if job.weights is None else (),
     )
@@ -204,8 +207,3 @@ def _linen_parts(model: Any, source: str) -> tuple[flax.linen.Module, Any]:
 def _linen_call(module: flax.linen.Module) -> Call:
     modes: Mapping[str, Any] = _modes(type(module))
     return lambda weights, pixels: module.apply(weights, pixels, **modes)
-
-
-def _digest(weights: Path | None, kind: type) -> str:
-    """Return the SHA-256 of the file of weights; of the model's code where there is none, or a directory."""
-    return hash_file(weights if weights is not None and weights.is_file() else Path(inspect.getfile(kind)))

@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Mapping
@@ -26,7 +25,9 @@ import sklearn
 from sklearn.base import is_classifier
 
 from controller.errors import ExportError
-from controller.lifecycle.importers.sklearn_graph import convert
+from controller.lifecycle.importers.factory import origin_sha256
+from controller.lifecycle.importers.sklearn_graph import SCORES, convert
+from controller.lifecycle.importers.sklearn_values import values_inside
 from controller.lifecycle.importers.source import Array, Job, SourceFacts
 from runtime.errors import UsageError
 from runtime.files import hash_file
@@ -73,9 +74,10 @@ class SklearnSource:
         """Return the scores of *batch*, (n, height, width, channels) or (n, length): float32 (n, classes)."""
         return [scores_of(self._estimator, batch.reshape(len(batch), -1))]
 
-    def values(self, batch: Array) -> Mapping[str, Array]:  # noqa: ARG002 - skl2onnx's names are its own
-        """Return nothing: no value inside the estimator has a name."""
-        return {}
+    def values(self, batch: Array) -> Mapping[str, Array]:
+        """Return what the parts of the estimator give for *batch*, by names of its own, and the scores."""
+        inside = values_inside(self._estimator, batch.reshape(len(batch), -1))
+        return inside | dict(zip([SCORES], self.run(batch), strict=True))
 
 
 def scores_of(estimator: Any, rows: Array) -> npt.NDArray[np.float32]:
@@ -123,7 +125,7 @@ def open_built(model: Any, job: Job) -> SklearnSource:
     """
     if job.weights is not None:
         raise UsageError(f"{job.source} made a {type(model).__name__}, which has no weights apart; leave --weights out")
-    return _opened(model, job, hash_file(Path(inspect.getfile(type(model)))))
+    return _opened(model, job, origin_sha256(job))
 
 
 def _opened(estimator: Any, job: Job, digest: str, said: tuple[str, ...] = ()) -> SklearnSource:

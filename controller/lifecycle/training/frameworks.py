@@ -27,6 +27,7 @@ __all__ = [
     "Framework",
     "check_logits",
     "epochs_of",
+    "extra_of",
     "framework_of",
     "make",
     "parameters_of",
@@ -127,6 +128,12 @@ def framework_of(name: str) -> Framework:
             f"pip install 'vedette[{framework.extra}]'"
         )
     return framework
+
+
+def extra_of(module: str) -> str | None:
+    """Return the extra of the distribution that brings *module* for a framework; ``None``: no framework needs it."""
+    package = module.partition(".")[0]
+    return next((framework.extra for framework in FRAMEWORKS.values() if package in framework.packages), None)
 
 
 def epochs_of(name: str, asked: int | None) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from controller.errors import ExportError
+from controller.lifecycle.importers import load_source
 from controller.lifecycle.importers.child import OPERATIONS, PYTHON_VARIABLE, Child, Operation
 from controller.lifecycle.importers.source import Job
 from runtime.errors import UsageError
@@ -148,6 +149,22 @@ def test_absent_framework_names_the_extra_and_the_other_way(start: Start, double
     assert f"--importer-python (or {PYTHON_VARIABLE})" in str(told.value)
     with pytest.raises(UsageError, match="'framework_of_nowhere'; name an interpreter"):
         start("absent", None).open(doubler, Job(source="absent"))
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [("flax", "jax"), ("jax", "jax"), ("keras", "keras"), ("sklearn", "sklearn"), ("torch", "train")],
+)
+def test_factory_of_an_absent_framework_names_the_extra_that_brings_it(
+    package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = f"raise ModuleNotFoundError(\"No module named '{package}'\", name={package!r})"
+    (tmp_path / f"{package}.py").write_text(absent)
+    (tmp_path / "own_of_absent.py").write_text(f"import {package}.nn\ndef make(): return {package}.nn.Model()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf"has no module '{package}'; pip install 'vedette\[{extra}\]', or name an"):
+        load_source("own_of_absent:make")
 
 
 def test_interpreter_that_is_none_is_refused(doubler: str, tmp_path: Path) -> None:

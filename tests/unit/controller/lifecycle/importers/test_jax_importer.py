@@ -20,8 +20,10 @@ from controller.errors import ExportError
 from controller.lifecycle.importers.jax_model import JaxSource, open_built, weights_of
 from controller.lifecycle.importers.source import Job
 from runtime.errors import UsageError
+from runtime.files import hash_file
 
-JOB = Job(source="models:make", image_size=(12, 10))
+SOURCE = f"{__name__}:make"  # whose factory is not called: the tests open what it would make
+JOB = Job(source=SOURCE, image_size=(12, 10))
 
 
 class Network(nnx.Module):
@@ -101,6 +103,11 @@ def test_a_linen_module_is_called_as_in_eval_mode_whatever_its_default() -> None
     assert np.array_equal(bound.run(noise(2))[1], source.run(noise(2))[1])
 
 
+def test_a_module_of_flax_itself_comes_from_the_file_of_the_factory() -> None:
+    source = open_built(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), JOB)
+    assert source.facts.source_sha256 == hash_file(Path(__file__))
+
+
 def _npz(path: Path, weights: dict[str, Any]) -> Path:
     np.savez(path / "weights.npz", **weights)
     return path / "weights.npz"
@@ -134,7 +141,7 @@ def test_weights_of_a_file_are_put_into_what_the_factory_made(
 ) -> None:
     file = write(tmp_path, weights_of(network))
     other = open_built(Network(nnx.Rngs(9)), JOB)
-    loaded = open_built(Network(nnx.Rngs(9)), Job(source="m:f", image_size=(12, 10), weights=file))
+    loaded = open_built(Network(nnx.Rngs(9)), Job(source=SOURCE, image_size=(12, 10), weights=file))
     assert np.array_equal(loaded.run(noise(2))[0], opened.run(noise(2))[0])
     assert not np.allclose(other.run(noise(2))[0], opened.run(noise(2))[0])
     assert loaded.facts.warnings == ()
@@ -145,7 +152,7 @@ def test_weights_of_linen_variables_are_put_in(tmp_path: Path) -> None:
     module, variables = linen_network()
     (tmp_path / "w.msgpack").write_bytes(flax.serialization.to_bytes(variables))
     fresh = module.init(jax.random.key(8), noise(1), train=False)
-    job = Job(source="m:f", image_size=(12, 10), weights=tmp_path / "w.msgpack")
+    job = Job(source=SOURCE, image_size=(12, 10), weights=tmp_path / "w.msgpack")
     expected = open_built((module, variables), JOB).run(noise(2))[1]
     assert np.array_equal(open_built((module, fresh), job).run(noise(2))[1], expected)
 
@@ -154,7 +161,7 @@ def test_weights_of_another_model_are_refused_by_name(network: Network, tmp_path
     weights = weights_of(network)
     weights["head/kernel"] = np.zeros((6, 5), np.float32)
     del weights["layers/1/mean"]
-    job = Job(source="m:f", image_size=(12, 10), weights=_npz(tmp_path, weights))
+    job = Job(source=SOURCE, image_size=(12, 10), weights=_npz(tmp_path, weights))
     with pytest.raises(ExportError, match=r"1 missing.*layers/1/mean.*head/kernel is \(6, 5\), expected \(6, 4\)"):
         open_built(Network(nnx.Rngs(9)), job)
 
@@ -175,16 +182,16 @@ def test_files_that_hold_no_weights_are_refused(
     if name:
         file.write_bytes(content)
     with pytest.raises(error, match=file.name):
-        open_built(Network(nnx.Rngs(9)), Job(source="m:f", image_size=(12, 10), weights=file))
+        open_built(Network(nnx.Rngs(9)), Job(source=SOURCE, image_size=(12, 10), weights=file))
 
 
 def test_what_cannot_be_opened_is_refused_with_what_was_expected(network: Network) -> None:
     with pytest.raises(UsageError, match=r"expected \(module, variables\)"):
         open_built(LinenNetwork(), JOB)
     with pytest.raises(UsageError, match="--image-size is needed"):
-        open_built(network, Job(source="m:f"))
+        open_built(network, Job(source=SOURCE))
     with pytest.raises(ExportError, match=r"Network does not run a batch of shape \(2, 12, 10, 1\)"):
-        open_built(network, Job(source="m:f", image_size=(12, 10), color="L"))
+        open_built(network, Job(source=SOURCE, image_size=(12, 10), color="L"))
 
 
 def test_what_jax2onnx_has_no_way_for_is_refused_by_its_reason() -> None:

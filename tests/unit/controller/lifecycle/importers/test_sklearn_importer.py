@@ -30,8 +30,10 @@ from controller.errors import ExportError
 from controller.lifecycle.importers.sklearn_model import SklearnSource, open_built, open_source
 from controller.lifecycle.importers.source import Job
 from runtime.errors import UsageError
+from runtime.files import hash_file
 
-JOB = Job(source="models:make", image_size=(8, 8), color="L")
+SOURCE = f"{__name__}:make"  # whose factory is not called: the tests open what it would make
+JOB = Job(source=SOURCE, image_size=(8, 8), color="L")
 VOTE = [("a", GaussianNB()), ("b", DecisionTreeClassifier(max_depth=3, random_state=0))]
 
 ESTIMATORS: dict[str, Any] = {
@@ -92,10 +94,11 @@ def test_an_estimator_takes_pictures_and_gives_scores(
     assert source.facts.compares_labels == (name in COMPARING)
     assert source.facts.labels is None
     assert source.facts.task == "classification"
+    assert source.facts.source_sha256 == hash_file(Path(__file__))  # of the factory's module, not of scikit-learn's
 
 
 def test_an_estimator_of_features_keeps_its_matrix(digits: tuple[np.ndarray, np.ndarray]) -> None:
-    source = open_built(fitted(LinearSVC(max_iter=50), digits), Job(source="m:f", features=True))
+    source = open_built(fitted(LinearSVC(max_iter=50), digits), Job(source=SOURCE, features=True))
     graph = assert_graph_answers_as(source, digits[0])
     assert [d.dim_param or d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == ["N", 64]
 
@@ -103,10 +106,10 @@ def test_an_estimator_of_features_keeps_its_matrix(digits: tuple[np.ndarray, np.
 @pytest.mark.parametrize(
     ("length", "job", "shape"),
     [
-        (64, Job(source="m:f"), ["N", 8, 8, 1]),  # no square of three channels: gray
-        (48, Job(source="m:f"), ["N", 4, 4, 3]),
-        (60, Job(source="m:f", image_size=(4, 5)), ["N", 4, 5, 3]),
-        (60, Job(source="m:f", image_size=(6, 10)), ["N", 6, 10, 1]),
+        (64, Job(source=SOURCE), ["N", 8, 8, 1]),  # no square of three channels: gray
+        (48, Job(source=SOURCE), ["N", 4, 4, 3]),
+        (60, Job(source=SOURCE, image_size=(4, 5)), ["N", 4, 5, 3]),
+        (60, Job(source=SOURCE, image_size=(6, 10)), ["N", 6, 10, 1]),
     ],
 )
 def test_the_pictures_are_those_that_have_as_many_numbers(length: int, job: Job, shape: list[Any]) -> None:
@@ -128,8 +131,8 @@ def test_names_of_classes_become_labels(digits: tuple[np.ndarray, np.ndarray]) -
         (Path(), JOB, "expected a classifier"),
         (GaussianNB(), JOB, "not fitted"),
         (VotingClassifier(VOTE), JOB, "gives labels alone"),
-        (GaussianNB(), Job(source="m:f", image_size=(9, 9)), "64 numbers; pictures of 9x9 pixels have 81"),
-        (GaussianNB(), Job(source="m:f", weights=Path("w")), "leave --weights out"),
+        (GaussianNB(), Job(source=SOURCE, image_size=(9, 9)), "64 numbers; pictures of 9x9 pixels have 81"),
+        (GaussianNB(), Job(source=SOURCE, weights=Path("w")), "leave --weights out"),
     ],
 )
 def test_what_is_no_fitted_classifier_of_such_pictures_is_refused(
@@ -143,7 +146,7 @@ def test_what_is_no_fitted_classifier_of_such_pictures_is_refused(
 def test_numbers_that_are_no_square_picture_are_refused() -> None:
     estimator = GaussianNB().fit(np.random.default_rng(0).normal(size=(20, 60)), np.arange(20) % 2)
     with pytest.raises(UsageError, match="60 numbers, which are no square picture"):
-        open_built(estimator, Job(source="m:f"))
+        open_built(estimator, Job(source=SOURCE))
 
 
 def test_a_step_that_cannot_be_converted_is_refused_with_the_way_out(digits: tuple[np.ndarray, np.ndarray]) -> None:
