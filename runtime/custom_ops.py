@@ -1,8 +1,8 @@
 """Libraries of operators that ONNX Runtime does not have.
 
 Rules:
-    * Loading one runs its code. Only a manifest can name it, by an absolute path on this machine and the
-      SHA-256 of its content; nothing searches for it and nothing of an artifact is loaded.
+    * Loading one runs its code. Only a person (``--custom-ops``) or a manifest can name it, by an absolute path on
+      this machine and the SHA-256 of its content; nothing searches for it and nothing of an artifact is loaded.
     * The digest is checked just before the library is handed to ONNX Runtime, on a regular file.
 """
 
@@ -13,10 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import ModelError
+from runtime.errors import ModelError, UsageError
+from runtime.files import hash_file
 from runtime.manifest import CustomOps
 
-__all__ = ["register", "verify"]
+__all__ = ["pinned", "register", "verify"]
+
+
+def pinned(path: Path | None) -> tuple[CustomOps, ...]:
+    """Return the library that a person named, by absolute path and SHA-256; nothing for ``None``.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    if path is None:
+        return ()
+    if not path.is_file():
+        raise UsageError(f"--custom-ops {path} is no file; expected a shared library")
+    absolute = path.absolute()
+    return (CustomOps(path=str(absolute), sha256=hash_file(absolute)),)
 
 
 def verify(library: CustomOps) -> Path:

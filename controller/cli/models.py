@@ -12,7 +12,7 @@ import click
 
 from controller.cli import card, look, optimize, prune, quantize
 from controller.cli.figures import figures
-from controller.cli.shared import controller_option
+from controller.cli.shared import controller_option, custom_ops_option, oldest_ort_option
 from controller.lifecycle.training.frameworks import FRAMEWORKS, epochs_of
 from runtime.manifest import Manifest, Task
 from runtime.terminal import emit, json_option, table
@@ -103,12 +103,7 @@ def _image_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option("--classes", type=int, help="Number of classes, for MODULE:FACTORY.")
 @click.option("--image-size", metavar="N|HxW", callback=_image_size, help="Of a source that does not say, pixels.")
 @click.option("--importer-python", type=click.Path(path_type=Path), help="Interpreter that has SOURCE's framework.")
-@click.option(
-    "--oldest-ort",
-    envvar="VEDETTE_OLDEST_ORT",
-    type=click.Path(path_type=Path),
-    help="Interpreter that has the oldest ONNX Runtime to run on.",
-)
+@oldest_ort_option
 @click.option("--task", metavar="TASK", help=f"{', '.join(get_args(Task))}.  [default: as the source says]")
 @click.option("--head", metavar="KIND", help="In which way it answers: yolov8, detr, ...  [default: recognized]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names: one a line, numbered lines, or JSON.")
@@ -119,7 +114,7 @@ def _image_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option("--iou-threshold", type=float, help="Overlap that suppresses a box, 0 to 1.  [default: 0.45]")
 @click.option("--multi-label", is_flag=True, help="Every class at or above the threshold is an answer.")
 @click.option("--trust-pickle", is_flag=True, help="Read SOURCE though it is a pickle: the code in it is run.")
-@click.option("--custom-ops", type=click.Path(path_type=Path), help="Library of operators of its own; it is run.")
+@custom_ops_option
 @click.option("--calibration", metavar="URI", help="Images to calibrate int8 with.")
 @click.option("--evaluation", metavar="URI", help="Labelled images to measure accuracy on.")
 @click.option("--image-column", help="Of Parquet.  [default: found out]")
@@ -204,15 +199,18 @@ def pull(*, reference: str, directory: Path, variants: tuple[str, ...], as_json:
 
 @model.command()
 @click.argument("reference", metavar="NAME[@VERSION]|PATH")
+@oldest_ort_option
 @store_option
 @json_option
-def validate(*, reference: str, as_json: bool, store: str | None) -> None:
+def validate(*, reference: str, oldest_ort: Path | None, as_json: bool, store: str | None) -> None:
     """Check every file of a model, put its graphs through the gate again, and prove them on this machine's CPU."""
     from controller.lifecycle.gate.checks import check_graph
+    from controller.lifecycle.gate.oldest import OldestRuntime, prove_on_oldest
     from runtime.errors import ArtifactError
     from runtime.proof import prove_isolated
     from runtime.store import ModelStore, resolve_artifact
 
+    oldest = None if oldest_ort is None else OldestRuntime.open(oldest_ort)
     artifact = resolve_artifact(reference, ModelStore.open(store))
     artifact.verify()
     proofs = []
@@ -222,12 +220,16 @@ def validate(*, reference: str, as_json: bool, store: str | None) -> None:
     if failed := [proof for proof in proofs if not proof.passed]:
         reasons = "; ".join(f"{proof.variant}: {proof.reason}" for proof in failed)
         raise ArtifactError(f"{artifact.manifest.reference} is not valid: {reasons}")
+    if oldest is not None:
+        prove_on_oldest(artifact.root, artifact.manifest, oldest)
     result = {
         "model": artifact.manifest.reference,
         "valid": True,
+        "oldest_ort": None if oldest is None else oldest.version,
         "proofs": [p.model_dump(mode="json") for p in proofs],
     }
     lines = [f"{proof.variant}: {proof.reason}, max abs difference {proof.max_abs:.3g}" for proof in proofs]
+    lines += [] if oldest is None else [f"ONNX Runtime {oldest.version} gives the same"]
     emit(result, as_json=as_json, text="\n".join([f"{artifact.manifest.reference} is valid", *lines]))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from controller.cli.shared import custom_ops_option
 from runtime.errors import UsageError
 from runtime.terminal import emit, json_option, table
 
@@ -28,6 +29,7 @@ __all__ = ["VERBS"]
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="ONNX file to write, as in out.onnx."
 )
+@custom_ops_option
 @click.option("--store", metavar="URI", help="Artifact store.  [default: under VEDETTE_HOME]")
 @json_option
 def optimize(
@@ -37,6 +39,7 @@ def optimize(
     folds: bool,
     provider: str | None,
     out: Path,
+    custom_ops: Path | None,
     store: str | None,
     as_json: bool,
 ) -> None:
@@ -51,7 +54,7 @@ def optimize(
         raise UsageError(f"--out {out} does not end in .onnx")
     if provider is not None and folds:
         raise UsageError("--fold-normalization is for a portable graph; leave it or --for out")
-    target = find_targets(reference, (variant,) if variant else (), ModelStore.open(store))[0]
+    target = find_targets(reference, (variant,) if variant else (), ModelStore.open(store), custom_ops)[0]
     if provider is None:
         _portable(target, out, folds=folds, as_json=as_json)
     else:

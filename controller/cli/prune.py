@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from controller.cli.shared import oldest_ort_option
 from runtime.errors import UsageError
 from runtime.terminal import emit, json_option, table
 
@@ -39,6 +40,7 @@ NO_FASTER = (
 @click.option("--round-to", type=int, default=16, show_default=True, help="Channels left are a multiple of it.")
 @click.option("--learning-rate", type=float, help="At the start.  [default: half of the run's]")
 @click.option("--unstructured", is_flag=True, help="Set single weights to zero instead: it brings no speed.")
+@oldest_ort_option
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
 @json_option
 def prune(*, as_json: bool, **options: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from controller.cli.shared import oldest_ort_option
 from runtime.errors import UsageError
 from runtime.terminal import emit, json_option
 
@@ -30,6 +31,7 @@ __all__ = ["VERBS", "quantize"]
 @click.option(
     "--min-speedup", type=float, default=1.0, show_default=True, help="Over fp32; no measure may make it slower."
 )
+@oldest_ort_option
 @click.option("--image-column", help="Of Parquet.  [default: found out]")
 @click.option("--label-column", help="Of Parquet.  [default: label]")
 @click.option("--store", metavar="URI", help="Artifact store.  [default: under VEDETTE_HOME]")

@@ -19,7 +19,7 @@ from pathlib import Path
 from controller.errors import ExportError
 from controller.lifecycle.card.making import card_maker
 from controller.lifecycle.data import ImportData, find_data
-from controller.lifecycle.gate.oldest import NOT_RUN, OldestRuntime, prove_on_oldest
+from controller.lifecycle.gate.oldest import OldestRuntime, not_run, prove_on_oldest
 from controller.lifecycle.heads import Evidence, Facts, Recognized, parse_metadata, recognize
 from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.labels import agreed_labels, read_names
@@ -34,6 +34,7 @@ from controller.lifecycle.variants.draft import Card
 from controller.lifecycle.variants.golden import synthetic_pictures
 from controller.lifecycle.variants.reference import Built, build_reference
 from controller.registry.publish import publish
+from runtime.custom_ops import pinned
 from runtime.errors import UsageError
 from runtime.manifest import Manifest, Postprocess, Preprocess, Provenance
 from runtime.store import ModelStore
@@ -83,13 +84,13 @@ def import_model(request: ImportRequest, store: ModelStore) -> ImportReport:
     job = request.job(given.preprocess)
     oldest = OldestRuntime.open(request.oldest_ort) if request.oldest_ort is not None else None
     with tempfile.TemporaryDirectory(prefix="vedette-import-") as scratch:
-        with load_source(request.source, request.pinned_custom_ops(), job, request.importer_python) as source:
+        with load_source(request.source, pinned(request.custom_ops), job, request.importer_python) as source:
             plan, reference = _through_the_gate(request, source, given, Path(scratch), oldest)
         assembled = assemble(reference, plan.card, _materials(request, plan.data), Path(scratch))
         manifest = assembled.manifest
         if oldest is not None:
             manifest = prove_on_oldest(Path(scratch), manifest, oldest)
-        unproven = [NOT_RUN] if oldest is None else []
+        unproven = [not_run(manifest)] if oldest is None else []
         notes = (*plan.notes, *reference.notes, *assembled.notes, *unproven)
         card = card_maker(assembled.evaluation, notes)
         return ImportReport(publish(store, Path(scratch), manifest, card), notes)

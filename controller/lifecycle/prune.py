@@ -23,6 +23,7 @@ from torch import nn
 
 from controller.errors import ExportError, TrainingError
 from controller.lifecycle.evaluation.evaluate import measure_latency
+from controller.lifecycle.gate.oldest import OldestRuntime
 from controller.lifecycle.graph import load_graph
 from controller.lifecycle.importers import load_source
 from controller.lifecycle.look.complexity import measure_complexity
@@ -66,6 +67,7 @@ class PruneRequest:
         round_to: What the number of channels left is a multiple of.
         learning_rate: At the start; ``None``: half of the run's.
         unstructured: Single weights instead of channels.
+        oldest_ort: Interpreter that has the oldest ONNX Runtime that both models are to run on.
         resume: Go on with what is in `out`.
     """
 
@@ -80,6 +82,7 @@ class PruneRequest:
     round_to: int = 16
     learning_rate: float | None = None
     unstructured: bool = False
+    oldest_ort: Path | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -162,9 +165,10 @@ def prune(request: PruneRequest) -> Pruned:
     parent = finished_run(request.run)
     if parent.trainer != FRAMEWORK:
         raise UsageError(f"{request.run} was trained by {parent.trainer}; only runs of {FRAMEWORK} can be pruned")
+    oldest = OldestRuntime.open(request.oldest_ort) if request.oldest_ort is not None else None
     trained = load_run(request.run)
     with tempfile.TemporaryDirectory(prefix="vedette-prune-") as scratch:
-        work = _Work(request, trained, Path(scratch))
+        work = _Work(request, trained, Path(scratch), oldest)
         with deterministic(int(parent.config["seed"])):
             record = run_training(request.config(parent), work.make, resume=request.resume, amend=work.amend)
         result = work.measured(record)
@@ -176,8 +180,10 @@ def prune(request: PruneRequest) -> Pruned:
 class _Work:
     """One pruning, under way."""
 
-    def __init__(self, request: PruneRequest, trained: TrainedModel, scratch: Path) -> None:
-        self.request, self.parent, self.scratch = request, trained.record, scratch
+    def __init__(
+        self, request: PruneRequest, trained: TrainedModel, scratch: Path, oldest: OldestRuntime | None
+    ) -> None:
+        self.request, self.parent, self.scratch, self.oldest = request, trained.record, scratch, oldest
         self._model = trained.model
         self._nonzero = 1 - sparsity(trained.model)
         self._accuracy = 0.0
@@ -300,7 +306,7 @@ class _Work:
                 if imported.preprocess is None:
                     raise AssertionError("a run knows its preprocessing")
                 try:
-                    return build_reference(imported, imported.preprocess, directory)
+                    return build_reference(imported, imported.preprocess, directory, self.oldest)
                 except ExportError as error:
                     imported = imported.by_next_route(error)
 

@@ -10,9 +10,8 @@ from controller.lifecycle.importers.source import Job
 from controller.lifecycle.preparation.fitting import size_after
 from controller.lifecycle.variants.kinds import requested
 from runtime.errors import UsageError
-from runtime.files import hash_file
 from runtime.hardware import this_machine
-from runtime.manifest import MODEL_NAME, CustomOps, Postprocess, Preprocess, Task
+from runtime.manifest import MODEL_NAME, Postprocess, Preprocess, Task
 from runtime.tasks import HEADS
 
 __all__ = ["ImportRequest"]
@@ -167,16 +166,3 @@ class ImportRequest:
             features=preprocess is not None and preprocess.features is not None,
             trusted=self.trust_pickle,
         )
-
-    def pinned_custom_ops(self) -> tuple[CustomOps, ...]:
-        """Return the library of operators for the manifest: by absolute path and SHA-256.
-
-        Raises:
-            UsageError: There is no such file.
-        """
-        if self.custom_ops is None:
-            return ()
-        path = self.custom_ops.absolute()
-        if not path.is_file():
-            raise UsageError(f"--custom-ops {self.custom_ops} is no file; expected a shared library")
-        return (CustomOps(path=str(path), sha256=hash_file(path)),)

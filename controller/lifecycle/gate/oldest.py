@@ -29,18 +29,14 @@ from runtime.artifact import Artifact
 from runtime.comparison import compare
 from runtime.errors import ProviderError, UsageError
 from runtime.inputs import feeds, image_input
-from runtime.manifest import CustomOps, Manifest, Requires, Variant
+from runtime.manifest import CustomOps, Manifest, Variant
 from runtime.proving import load_golden
 
-__all__ = ["NOT_RUN", "OLDEST_VARIABLE", "OldestRuntime", "prove_on_oldest"]
+__all__ = ["OLDEST_VARIABLE", "OldestRuntime", "not_run", "prove_on_oldest"]
 
 OLDEST_VARIABLE = "VEDETTE_OLDEST_ORT"
 PROGRAM = Path(__file__).with_name("oldest_program.py")
 TIMEOUT = 600.0  # seconds
-NOT_RUN = (
-    f"nothing was run on the oldest ONNX Runtime that the model claims ({Requires().ort}); name an interpreter that "
-    f"has it with --oldest-ort (or {OLDEST_VARIABLE})"
-)
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]  # by name
@@ -128,6 +124,14 @@ def _call(python: Path, *arguments: str) -> tuple[dict[str, str], str]:
     except json.JSONDecodeError:
         return {}, stderr
     return said, stderr
+
+
+def not_run(manifest: Manifest) -> str:
+    """Return the note on *manifest* if nothing of it was run on the version that it claims."""
+    return (
+        f"nothing was run on the oldest ONNX Runtime that the model claims ({manifest.requires.ort}); name an "
+        f"interpreter that has it with --oldest-ort (or {OLDEST_VARIABLE})"
+    )
 
 
 def prove_on_oldest(directory: Path, manifest: Manifest, oldest: OldestRuntime) -> Manifest:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.artifact import Artifact
+from runtime.custom_ops import pinned
 from runtime.errors import UsageError
 from runtime.manifest import CustomOps, Tensor
 from runtime.session import Session
@@ -42,16 +43,20 @@ class Target:
         return f"{self.name} {self.variant}".strip()
 
 
-def find_targets(reference: str, variants: Sequence[str] = (), store: ModelStore | None = None) -> tuple[Target, ...]:
+def find_targets(
+    reference: str, variants: Sequence[str] = (), store: ModelStore | None = None, custom_ops: Path | None = None
+) -> tuple[Target, ...]:
     """Return the graphs that *reference* means.
 
     Args:
         reference: ``NAME[@VERSION]``, an artifact directory, or an ``.onnx`` file.
         variants: Only these; all if empty.
         store: Where published models are; the default store if ``None``.
+        custom_ops: Library of operators that a bare file needs; manifests name theirs.
 
     Raises:
-        UsageError: There is no such file or variant, or a bare file is asked for its variants.
+        UsageError: There is no such file or variant, a bare file is asked for its variants, or a model is
+            given a library.
         VedetteError: The model is not there, or damaged; as `runtime.store.resolve_artifact`.
     """
     path = Path(reference)
@@ -60,7 +65,11 @@ def find_targets(reference: str, variants: Sequence[str] = (), store: ModelStore
             raise UsageError(f"{reference} does not exist")
         if variants:
             raise UsageError(f"{reference} is one graph; --variant {variants[0]} is for published models")
-        return (Target(name=path.name, variant="", path=path),)
+        return (Target(name=path.name, variant="", path=path, custom_ops=pinned(custom_ops)),)
+    if custom_ops is not None:
+        raise UsageError(
+            f"the manifest of {reference} names the libraries that it needs; --custom-ops is for .onnx files"
+        )
     artifact = resolve_artifact(reference, store)
     manifest = artifact.manifest
     wanted = [manifest.variant(one) for one in variants] or manifest.variants

@@ -5,6 +5,7 @@ Rules:
       through the gate again, the variants are searched for, judged, and rejected with their figures.
     * Variants that are not built anew are judged again beside the new ones, and stay.
     * If no new variant earns its place, nothing is published.
+    * What the model claims of ONNX Runtime stays, unless its variants are run on the oldest one anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from controller.errors import ExportError
 from controller.lifecycle.card.making import card_maker
 from controller.lifecycle.gate.checks import check_graph
+from controller.lifecycle.gate.oldest import OldestRuntime, not_run, prove_on_oldest
 from controller.lifecycle.heldout import open_with_held_out
 from controller.lifecycle.quantization.recovery.search import Goal, Recovery
 from controller.lifecycle.variants.assembly import Materials, assemble
@@ -47,6 +49,7 @@ class QuantizeRequest:
         precisions: Variants to build, in words.
         max_drop: Percentage points of the primary figure that a variant may lose.
         goal: Of the searches.
+        oldest_ort: Interpreter that has the oldest ONNX Runtime that the model is to run on.
         image_column: Of Parquet datasets.
         label_column: Of Parquet datasets.
     """
@@ -57,6 +60,7 @@ class QuantizeRequest:
     precisions: tuple[str, ...] = (FP32, INT8)
     max_drop: float = 0.5
     goal: Goal = field(default_factory=Goal)
+    oldest_ort: Path | None = None
     image_column: str | None = None
     label_column: str | None = None
 
@@ -86,10 +90,12 @@ def quantize_model(request: QuantizeRequest, store: ModelStore) -> QuantizeRepor
     Raises:
         UsageError: The model has no fp32 variant, or a variant cannot be built.
         ModelNotFoundError: There is no such model.
-        ExportError: The fp32 graph does not pass the gate, or no new variant earns its place.
+        ExportError: The fp32 graph does not pass the gate, no new variant earns its place, or one does not run on the
+            oldest ONNX Runtime.
         DatasetError: Calibration or evaluation data cannot be used.
         OSError: The disk is full, or the store cannot be written.
     """
+    oldest = OldestRuntime.open(request.oldest_ort) if request.oldest_ort is not None else None
     artifact = resolve_artifact(request.reference, store)
     manifest = artifact.manifest
     if FP32 not in {variant.id for variant in manifest.variants}:
@@ -101,7 +107,7 @@ def quantize_model(request: QuantizeRequest, store: ModelStore) -> QuantizeRepor
     calibration, evaluation = _data(request, manifest)
     with tempfile.TemporaryDirectory(prefix="vedette-quantize-") as scratch:
         directory = Path(scratch)
-        reference = _reference(artifact, directory)
+        reference = _reference(artifact, directory, oldest)
         materials = Materials(
             variants=wanted,
             calibration=calibration,
@@ -116,9 +122,17 @@ def quantize_model(request: QuantizeRequest, store: ModelStore) -> QuantizeRepor
             reasons = "; ".join(f"{one.id}: {one.reason}" for one in assembled.manifest.rejected)
             tables = "\n".join(recovery.table() for recovery in assembled.recoveries.values())
             raise ExportError(f"nothing new was published of {manifest.name}: {reasons}\n{tables}".rstrip())
-        card = card_maker(assembled.evaluation, assembled.notes)
-        published = publish(store, directory, assembled.manifest, card)
-    return QuantizeReport(manifest=published, recoveries=assembled.recoveries, notes=assembled.notes)
+        judged = _with_claim_of(manifest, assembled.manifest)
+        if oldest is not None:
+            judged = prove_on_oldest(directory, judged, oldest)
+        notes = (*assembled.notes, *([not_run(judged)] if oldest is None else []))
+        published = publish(store, directory, judged, card_maker(assembled.evaluation, notes))
+    return QuantizeReport(manifest=published, recoveries=assembled.recoveries, notes=notes)
+
+
+def _with_claim_of(parent: Manifest, manifest: Manifest) -> Manifest:
+    """Return *manifest* with the ONNX Runtime that *parent* claims."""
+    return manifest.model_copy(update={"requires": manifest.requires.model_copy(update={"ort": parent.requires.ort})})
 
 
 def _data(request: QuantizeRequest, manifest: Manifest) -> tuple[Dataset, Dataset]:
@@ -132,7 +146,7 @@ def _data(request: QuantizeRequest, manifest: Manifest) -> tuple[Dataset, Datase
     return open_with_held_out(request.calibration, image_column=request.image_column, label_column=request.label_column)
 
 
-def _reference(artifact: Artifact, directory: Path) -> Built:
+def _reference(artifact: Artifact, directory: Path, oldest: OldestRuntime | None) -> Built:
     manifest = artifact.manifest
     variant = manifest.variant(FP32)
     path = directory / variant.file
@@ -140,7 +154,7 @@ def _reference(artifact: Artifact, directory: Path) -> Built:
     return Built(
         precision=FP32,
         path=path,
-        session=check_graph(path, manifest.custom_ops),
+        session=check_graph(path, manifest.custom_ops, oldest),
         preprocess=manifest.preprocess,
         parity=variant.metrics.get("parity_max_abs", 0.0),
         custom_ops=manifest.custom_ops,

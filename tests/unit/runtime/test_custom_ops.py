@@ -14,18 +14,14 @@ from onnx import TensorProto, helper
 from pydantic import ValidationError
 
 from runtime.artifact import Artifact
-from runtime.custom_ops import verify
-from runtime.errors import ModelError
+from runtime.custom_ops import pinned, verify
+from runtime.errors import ModelError, UsageError
 from runtime.manifest import CustomOps
 from runtime.probe import PROBE_VARIANT
 from runtime.proof import prove_isolated
 from runtime.session import Session
 
 CPU = "CPUExecutionProvider"
-
-
-def pinned(path: Path) -> CustomOps:
-    return CustomOps(path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -62,7 +58,7 @@ def inverter(tmp_path: Path) -> Path:
 def test_a_graph_of_unknown_operators_runs_with_the_library_alone(inverter: Path, library: Path) -> None:
     with pytest.raises(ModelError, match=r"inverter\.onnx cannot be loaded on CPU.*ai\.onnx\.contrib"):
         Session(inverter)
-    session = Session(inverter, custom_ops=[pinned(library)])
+    session = Session(inverter, custom_ops=pinned(library))
     matrix = np.array([[[[2], [1]], [[1], [1]]]], np.uint8)
     np.testing.assert_allclose(session.run(matrix)[0], [[[1, -1], [-1, 2]]], atol=1e-6)
 
@@ -70,7 +66,7 @@ def test_a_graph_of_unknown_operators_runs_with_the_library_alone(inverter: Path
 def test_a_library_with_another_content_is_not_loaded(inverter: Path, library: Path, tmp_path: Path) -> None:
     changed = tmp_path / "ops.so"
     changed.write_bytes(library.read_bytes() + b"\0")
-    named = pinned(library).model_copy(update={"path": str(changed)})
+    named = pinned(library)[0].model_copy(update={"path": str(changed)})
     with pytest.raises(ModelError, match=rf"custom operator library {changed} has SHA-256 .*; the manifest pins "):
         Session(inverter, custom_ops=[named])
 
@@ -78,13 +74,23 @@ def test_a_library_with_another_content_is_not_loaded(inverter: Path, library: P
 def test_a_proof_loads_the_manifests_library(
     probe: Path, library: Path, change_manifest: Callable[..., Artifact]
 ) -> None:
-    change_manifest(probe, custom_ops=[pinned(library).model_dump(mode="json")])
+    change_manifest(probe, custom_ops=[pinned(library)[0].model_dump(mode="json")])
     assert prove_isolated(probe, PROBE_VARIANT, CPU).passed
     wrong = {"path": str(library), "sha256": "0" * 64}
     change_manifest(probe, custom_ops=[wrong])
     refused = prove_isolated(probe, PROBE_VARIANT, CPU)
     assert not refused.passed
     assert f"the manifest pins {'0' * 64}" in refused.reason
+
+
+def test_a_library_is_pinned_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ops.so").write_bytes(b"library")
+    (found,) = pinned(Path("ops.so"))
+    assert (found.path, found.sha256) == (str(tmp_path / "ops.so"), hashlib.sha256(b"library").hexdigest())
+    assert pinned(None) == ()
+    with pytest.raises(UsageError, match=r"--custom-ops none\.so is no file"):
+        pinned(Path("none.so"))
 
 
 def test_a_relative_path_is_no_library() -> None:
@@ -102,4 +108,4 @@ def test_a_file_that_is_no_library_is_refused_by_onnx_runtime(tmp_path: Path) ->
     path = tmp_path / "text.so"
     path.write_text("no library")
     with pytest.raises(ModelError, match=rf"custom operator library {path} cannot be loaded: "):
-        Session(tmp_path / "absent.onnx", custom_ops=[pinned(path)])
+        Session(tmp_path / "absent.onnx", custom_ops=pinned(path))

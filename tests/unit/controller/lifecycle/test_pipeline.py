@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from controller.errors import ExportError
 from controller.lifecycle import pipeline
-from controller.lifecycle.gate.oldest import NOT_RUN
+from controller.lifecycle.gate.oldest import not_run
 from controller.lifecycle.pipeline import ImportRequest, import_model
 from controller.lifecycle.training.record import TrainingConfig
 from controller.lifecycle.training.run import train
@@ -55,7 +55,7 @@ def test_onnx_file_becomes_a_model_that_predicts(source: str, store: ModelStore,
         "head classification: output 'scores' [2, 4], 4 classes, by the shapes alone",
         "accuracy was not measured: no --evaluation",
         "no int8 variant was built: no --calibration",
-        NOT_RUN,
+        not_run(manifest),
     }
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     prediction = Predictor(resolve_artifact("m", store), provider="cpu").predict([image])[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,13 +51,3 @@ def test_settings_go_into_the_postprocessing() -> None:
     assert (changed.score_threshold, changed.iou_threshold, changed.multi_label) == (0.5, 0.6, True)
     assert changed.activation == "sigmoid", "a softmax has one answer"
     assert request(multi_label=True, activation="none").changed(plain).activation == "none"
-
-
-def test_library_of_operators_is_pinned_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("ops.so").write_bytes(b"library")
-    (pinned,) = request(custom_ops=Path("ops.so")).pinned_custom_ops()
-    assert (pinned.path, pinned.sha256) == (str(tmp_path / "ops.so"), hashlib.sha256(b"library").hexdigest())
-    assert request().pinned_custom_ops() == ()
-    with pytest.raises(UsageError, match=r"--custom-ops none\.so is no file"):
-        request(custom_ops=Path("none.so")).pinned_custom_ops()

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import command_line
+from custom_operators import library_path
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
@@ -209,3 +210,32 @@ def test_the_command_prints_a_table_and_writes_the_graph(
     assert [step["step"] for step in result["steps"]] == [*STEPS, *FOLDING]
     code, _, error = vedette("model", "optimize", source, "--out", tmp_path / "out.txt")
     assert (code, "does not end in .onnx" in error) == (2, True)
+
+
+def test_a_file_of_other_operators_is_optimized_with_their_library(
+    wasteful: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = library_path()
+    vedette = command_line(capsys)
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    wasteful.graph.node[-1].output[0] = "inner"
+    wasteful.graph.node.append(
+        helper.make_node("NegPos", ["inner"], ["below", wasteful.graph.output[0].name], domain="ai.onnx.contrib")
+    )
+    wasteful.opset_import.append(helper.make_opsetid("ai.onnx.contrib", 1))
+    onnx.save(wasteful, source)
+    code, _, error = vedette("model", "optimize", source, "--out", out)
+    assert code == 1
+    assert "ai.onnx.contrib" in error
+    assert "--custom-ops" in error
+    code, result, error = vedette("model", "optimize", source, "--out", out, "--custom-ops", library, "--json")
+    assert code == 0, error
+    assert result["after"]["nodes"] < result["before"]["nodes"]
+    assert "NegPos" in [node.op_type for node in onnx.load(out).graph.node]
+    for_cpu = ("--for", "cpu", "--custom-ops", library, "--json")
+    code, result, error = vedette("model", "optimize", source, "--out", out, *for_cpu)
+    assert code == 0, error
+    assert Path(result["out"]).is_file()
+    code, _, error = vedette("model", "optimize", "digits@1", "--out", out, "--custom-ops", library)
+    assert code == 2
+    assert "the manifest of digits@1 names the libraries that it needs; --custom-ops is for .onnx files" in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import onnx
 import pytest
 from command_line import Command, command_line
+from old_interpreters import refusing_interpreter
 from quantizable import uneven_network
 
+from controller.lifecycle.gate.oldest import OldestRuntime
 from controller.lifecycle.variants import judging
 from controller.lifecycle.variants.kinds import requested
 from controller.lifecycle.variants.verdict import Speed
@@ -86,6 +89,28 @@ def test_nothing_is_published_if_no_variant_earns_its_place(
     assert code == 1
     assert f"nothing new was published of m: {NATIVE}: not faster than fp32: 1.000 ms against 0.500 ms" in err
     assert ModelStore.open(None).versions("m") == [1]
+
+
+@pytest.mark.usefixtures("published")
+def test_the_oldest_runtime_is_claimed_where_the_variants_ran_on_it_and_kept_otherwise(
+    vedette: Command, digit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds(monkeypatch, 2.0)
+    claim = OldestRuntime.open(Path(sys.executable)).claim
+    asked = ("model", "quantize", "m", "--calibration", digit_folder, "--max-drop", "100", "--budget", "0", "--json")
+    code, _, err = vedette(*asked, "--oldest-ort", refusing_interpreter(tmp_path))
+    assert code == 1
+    assert "model.fp32.onnx does not run on ONNX Runtime 1.0.0" in err
+    code, found, err = vedette(*asked, "--oldest-ort", sys.executable)
+    assert code == 0, err
+    assert not any("nothing was run on the oldest" in note for note in found["notes"])
+    code, found, err = vedette(*asked)
+    assert code == 0, err
+    assert any(
+        f"nothing was run on the oldest ONNX Runtime that the model claims ({claim})" in n for n in found["notes"]
+    )
+    store = ModelStore.open(None)
+    assert [store.manifest("m", version).requires.ort for version in (1, 2, 3)] == [">=1.22", claim, claim]
 
 
 @pytest.mark.usefixtures("published")
