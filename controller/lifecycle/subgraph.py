@@ -19,22 +19,26 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return taken
 
 
-def ending_with(model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+def ending_with(
+    model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto], taking: Sequence[onnx.ValueInfoProto] = ()
+) -> onnx.ModelProto:
     """Return the part of *model* that makes *outputs*, with these as its outputs; it takes what *model* takes.
 
     Args:
         model: A graph, sorted.
         outputs: Inner tensors of it.
+        taking: Inner tensors of it that the part takes, too, and does not make.
     """
+    taken = {value.name for value in taking}
     needed = {value.name for value in outputs}
     kept: list[onnx.NodeProto] = []
     for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
+        if (needed - taken).intersection(node.output):
+            kept.append(_without(node, taken))
             needed |= reads(node)
     graph = onnx.GraphProto(
         name=model.graph.name,
-        input=model.graph.input,
+        input=[*model.graph.input, *taking],
         output=outputs,
         node=reversed(kept),
         initializer=[initializer for initializer in model.graph.initializer if initializer.name in needed],
@@ -42,3 +46,13 @@ def ending_with(model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto]) 
     return onnx.ModelProto(
         ir_version=model.ir_version, opset_import=model.opset_import, graph=graph, functions=model.functions
     )
+
+
+def _without(node: onnx.NodeProto, taken: set[str]) -> onnx.NodeProto:
+    """Return *node*, giving other names to those of its outputs that are *taken*."""
+    if not taken.intersection(node.output):
+        return node
+    other = onnx.NodeProto()
+    other.CopyFrom(node)
+    other.output[:] = [f"{name}__made" if name in taken else name for name in node.output]
+    return other

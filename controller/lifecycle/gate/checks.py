@@ -9,7 +9,8 @@ Checks, in this order (`check_graph`, then `check_behaviour`); a failed one refu
     * batches of 1 and 3 run (the fixed batch, if it has one), on the oldest ONNX Runtime, too;
     * source and graph answer a picture alike a second time, and whatever stands beside it in the batch;
     * the numbers are finite and those of the source, as `controller.lifecycle.gate.parity` says; where they are not,
-      the first node that differs is searched for (`controller.lifecycle.gate.divergence`).
+      the first node that differs is searched for (`controller.lifecycle.gate.divergence`, and `.matching` where the
+      source has other names).
 What does not refuse a model but matters is a note: a fixed batch, a slow first run, answers that prove nothing.
 """
 
@@ -28,7 +29,9 @@ import onnx
 
 from controller.errors import ExportError, ParityError
 from controller.lifecycle.gate.diagnosis import Evidence, diagnose, explained
-from controller.lifecycle.gate.divergence import GraphValues, find_divergence
+from controller.lifecycle.gate.divergence import find_divergence, share_names
+from controller.lifecycle.gate.inner_values import GraphValues
+from controller.lifecycle.gate.matching import find_unnamed_divergence
 from controller.lifecycle.gate.oldest import OldestRuntime
 from controller.lifecycle.gate.parity import allowed_difference, answers_all_alike, label_difference, output_difference
 from controller.lifecycle.gate.symptoms import training_nodes
@@ -157,13 +160,15 @@ def check_behaviour(
     if not reorders:
         _check_independent(session, batches[-1], found[-1])
     notes = _notes(session, timing, expected)
-    if compares_labels:
-        differences = [label_difference(ours, theirs) for ours, theirs in zip(found, expected, strict=True)]
-        return Behaviour(parity=max(differences), notes=notes)
     worst = 0.0
     for batch, ours, theirs in zip(batches, found, expected, strict=True):
         try:
-            worst = max(worst, _outputs_difference(session, len(batch), ours, theirs))
+            worst = max(
+                worst,
+                label_difference(ours, theirs)
+                if compares_labels
+                else _outputs_difference(session, len(batch), ours, theirs),
+            )
         except ParityError as error:
             raise ParityError(
                 f"{error}{_where(model, session, batch, custom_ops, values, error.output)}", error.output
@@ -310,8 +315,9 @@ def _where(
         theirs = values(batch)
         if not theirs:
             return ""
-        ends = [output] if output else [tensor.name for tensor in session.outputs]
-        found = find_divergence(model, ours, theirs, ends)
+        outputs = [tensor.name for tensor in session.outputs]
+        find = find_divergence if share_names(ours, theirs, outputs) else find_unnamed_divergence
+        found = find(model, ours, theirs, [output] if output else outputs)
     except VedetteError as error:
         return f"; the first node that differs could not be found: {error}"
     if found is None:

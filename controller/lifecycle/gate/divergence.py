@@ -1,4 +1,4 @@
-"""The search for the first node of a graph whose value is not the source's.
+"""The search for the first node of a graph whose value is not the source's, where the two share names.
 
 Rules:
     * Two sets of inner values, by the names that they share; each is asked for few values at a time and keeps
@@ -6,29 +6,30 @@ Rules:
     * Only what leads to the output that differs is looked at. A binary search over it, in topological order, ends at
       a value that differs next to one that does not. Where one of the values that this one is made from differs,
       too (it lies on another branch), the search goes on from there.
-    * Values are compared relative to their own largest element: inside a graph there are no units.
+    * A converter may turn NHWC into NCHW under the same name: either counts as the value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 
-from controller.lifecycle.subgraph import ending_with, reads
-from runtime.errors import ModelError
+from controller.lifecycle.gate.inner_values import (
+    DIFFERS,
+    Array,
+    GraphValues,
+    ancestors,
+    producers_of,
+    relative_difference,
+)
+from controller.lifecycle.subgraph import reads
 
-__all__ = ["Divergence", "GraphValues", "find_divergence", "relative_difference"]
+__all__ = ["Divergence", "find_divergence", "share_names"]
 
-DIFFERS = 1e-4  # of the largest element
-SMALLEST = 1e-12  # magnitude that counts as something
-
-Array = npt.NDArray[Any]
+CHANNEL_ORDERS = ((0, 3, 1, 2), (0, 2, 3, 1))  # NHWC as NCHW, and the other way round
+LISTED = 8  # nodes and values, at most, that an error names of each kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,120 +41,70 @@ class Divergence:
         node: Name of the node that makes it.
         operator: Of that node.
         inputs: What the node takes, weights too.
-        before: Largest relative difference of the values that it is made from.
+        agreeing: The values next before it that agree, or inputs of the graph.
+        before: Largest relative difference of those.
         after: Of *value*.
         hidden: Operators between those values and this one, which the source does not show.
+        counterpart: What the source calls *value*, where it has another name there.
     """
 
     value: str
     node: str
     operator: str
     inputs: tuple[str, ...]
+    agreeing: tuple[str, ...]
     before: float
     after: float
     hidden: tuple[str, ...] = ()
+    counterpart: str | None = None
 
     def __str__(self) -> str:
-        among = f", or one of the {len(self.hidden)} nodes before it ({', '.join(self.hidden)})" if self.hidden else ""
+        of = f", the source's {self.counterpart!r}, which" if self.counterpart else ", which"
+        gives = f"{self.value!r}{of} is off by {self.after:.2g} of its largest element"
+        if not self.hidden:
+            taken = ", ".join(self.inputs)
+            return (
+                f"the first node that differs is {self.operator} {self.node!r}: it takes {taken}, which agree within "
+                f"{self.before:.2g}, and gives {gives}"
+            )
         return (
-            f"the first node that differs is {self.operator} {self.node!r}{among}: it takes {', '.join(self.inputs)}, "
-            f"which agree within {self.before:.2g}, and gives {self.value!r}, which is off by {self.after:.2g} of its "
-            "largest element"
+            f"the first node that differs is {self.operator} {self.node!r}, or one of the {len(self.hidden)} nodes "
+            f"before it ({_listed(self.hidden)}): the last to agree are {_listed(self.agreeing)}, within "
+            f"{self.before:.2g}, and it gives {gives}"
         )
 
 
-class GraphValues(Mapping[str, Array]):
-    """Values inside a graph for one batch: each is computed when it is asked for, by the nodes that lead to it."""
-
-    def __init__(self, model: onnx.ModelProto, given: Mapping[str, Array], libraries: Iterable[str] = ()) -> None:
-        """Look at *model*.
-
-        Args:
-            model: With its weights in it.
-            given: Its inputs by name.
-            libraries: Paths of operators' libraries that it needs.
-        """
-        self._model = model
-        self._given = given
-        self._libraries = tuple(libraries)
-        self._producers = _producers(model)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._producers)
-
-    def __len__(self) -> int:
-        return len(self._producers)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._producers
-
-    def __getitem__(self, name: str) -> Array:
-        part = ending_with(self._model, [onnx.ValueInfoProto(name=name)])
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # what fails is in the exception
-        try:
-            for library in self._libraries:
-                options.register_custom_ops_library(library)
-            session = onnxruntime.InferenceSession(
-                part.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-            taken = {value.name for value in session.get_inputs()}
-            return np.asarray(session.run(None, {key: self._given[key] for key in self._given if key in taken})[0])
-        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise ModelError(f"value {name!r} cannot be computed: {' '.join(str(error).split())[:300]}") from error
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
-def _producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Return the node that makes each value, in the graph's order, which is topological."""
-    return {output: node for node in model.graph.node for output in node.output if output}
+def share_names(ours: GraphValues, theirs: Mapping[str, Array], outputs: Collection[str]) -> bool:
+    """Whether *theirs* has values inside the graph, beside its *outputs*, by the names of *ours*."""
+    return any(name in ours for name in theirs if name not in outputs)
 
 
-def _ancestors(producers: Mapping[str, onnx.NodeProto], name: str) -> set[str]:
-    """Return the values that lead to *name*, and *name* itself."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        value = waiting.pop()
-        if value in found or value not in producers:
-            continue
-        found.add(value)
-        waiting += reads(producers[value])
-    return found
-
-
-def relative_difference(ours: Array, theirs: Array) -> float:
-    """Return how far two values are apart: 0 the same, infinite if their shapes differ.
-
-    Numbers: the largest absolute difference by the largest magnitude of *theirs*. Others: the share of the elements.
-    """
-    if ours.shape != theirs.shape:
-        return float("inf")
-    if ours.size == 0:
-        return 0.0
-    if not np.issubdtype(theirs.dtype, np.floating):
-        return float(np.mean(ours != theirs))
-    one, other = ours.astype(np.float64), theirs.astype(np.float64)
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    with np.errstate(invalid="ignore"):
-        apart = np.where(same, 0.0, np.abs(one - other))
-    finite = np.abs(other[np.isfinite(other)])
-    largest = max(float(np.max(finite, initial=0.0)), SMALLEST)
-    return float("inf") if not np.isfinite(apart).all() else float(apart.max()) / largest
+def _difference(ours: Array, theirs: Array) -> float:
+    """Return how far two values are apart, in the order of the axes that suits them best."""
+    orders = CHANNEL_ORDERS if ours.ndim == theirs.ndim == 4 else ()
+    others = [theirs.transpose(order) for order in orders]
+    return min(relative_difference(ours, one) for one in (theirs, *others))
 
 
 class _Search:
     """Compares values by name, each once, and keeps only how far they are apart."""
 
-    def __init__(self, model: onnx.ModelProto, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> None:
-        self.producers = _producers(model)
+    def __init__(self, model: onnx.ModelProto, ours: GraphValues, theirs: Mapping[str, Array]) -> None:
+        self.producers = producers_of(model)
         self.order = {name: place for place, name in enumerate(self.producers)}
         self._ours, self._theirs = ours, theirs
         self._known: dict[str, float] = {}
 
     def difference(self, name: str) -> float:
+        if name in self._ours.given:
+            return 0.0
         if name not in self._known:
-            self._known[name] = relative_difference(self._ours[name], self._theirs[name])
+            self._known[name] = _difference(self._ours[name], self._theirs[name])
         return self._known[name]
 
     def differs(self, name: str) -> bool:
@@ -164,18 +115,18 @@ class _Search:
 
     def shared_before(self, name: str) -> list[str]:
         """Return the shared values that lead to *name*, in topological order."""
-        leading = _ancestors(self.producers, name) - {name}
+        leading = ancestors(self.producers, name) - {name}
         return sorted(filter(self.is_shared, leading), key=self.order.__getitem__)
 
     def made_from(self, name: str) -> tuple[list[str], list[onnx.NodeProto]]:
-        """Return the nearest shared values that *name* is made from, and the nodes in between."""
+        """Return the nearest values that *name* is made from, shared ones or inputs, and the nodes in between."""
         shared = set(self.shared_before(name))
         nearest: dict[str, None] = {}
         between: dict[str, onnx.NodeProto] = {}
         waiting = list(reads(self.producers[name]))
         while waiting:
             value = waiting.pop()
-            if value in shared:
+            if value in shared or value in self._ours.given:
                 nearest[value] = None
             elif value in self.producers and value not in between:
                 between[value] = self.producers[value]
@@ -184,13 +135,13 @@ class _Search:
 
 
 def find_divergence(
-    model: onnx.ModelProto, ours: Mapping[str, Array], theirs: Mapping[str, Array], outputs: Collection[str]
+    model: onnx.ModelProto, ours: GraphValues, theirs: Mapping[str, Array], outputs: Collection[str]
 ) -> Divergence | None:
     """Return the first node of *model* that gives something else than the source.
 
     Args:
         model: The graph.
-        ours: Its values by name (`GraphValues`).
+        ours: Its values by name.
         theirs: The source's values, by the names that they have in the graph; some suffice.
         outputs: Of the graph: those that differ.
 
@@ -236,6 +187,7 @@ def _said(search: _Search, value: str, nearest: Sequence[str], between: Sequence
         node=node.name or value,
         operator=node.op_type,
         inputs=tuple(name for name in node.input if name),
+        agreeing=tuple(nearest),
         before=max((search.difference(name) for name in nearest), default=0.0),
         after=search.difference(value),
         hidden=tuple(f"{one.op_type} {one.name!r}" for one in between if one.op_type != "Constant"),

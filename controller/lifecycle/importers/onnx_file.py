@@ -22,7 +22,7 @@ from controller.lifecycle.admission import (
 )
 from controller.lifecycle.gate.checks import Reference
 from controller.lifecycle.gate.diagnosis import Evidence, explained
-from controller.lifecycle.gate.divergence import GraphValues
+from controller.lifecycle.gate.inner_values import GraphValues
 from controller.lifecycle.graph import at_most_published_versions, load_graph, without_wrong_shapes
 from controller.lifecycle.importers.base import ImportedModel
 from controller.lifecycle.importers.limits import check_size

@@ -158,9 +158,30 @@ class SavedModel:
         return [given[name].numpy() for name in self._outputs]
 
     def values(self, batch: Array) -> Mapping[str, Array]:
-        """Return nothing for any *batch*: tf2onnx gives the values inside other names."""
-        del batch
-        return {}
+        """Return what the operations of the frozen signature give for *batch*: tf2onnx keeps their names.
+
+        Pictures are channels last there; in the graph, values of the same name may be channels first.
+        """
+        import tensorflow as tf
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        frozen = convert_variables_to_constants_v2(self._function)
+        shown = _leading_from(frozen)
+        given = frozen.prune(frozen.inputs, shown)(tf.constant(batch))
+        inside = {tensor.name: array.numpy() for tensor, array in zip(shown, given, strict=True)}
+        return inside | dict(zip(self._outputs, self.run(batch), strict=True))
+
+
+def _leading_from(function: Any) -> list[Any]:
+    """Return the floating point tensors of a frozen *function* that its input leads to."""
+    reached = {tensor.name for tensor in function.inputs}
+    shown = []
+    for operation in function.graph.get_operations():  # in the order in which they were put in
+        if reached.isdisjoint(tensor.name for tensor in operation.inputs):
+            continue
+        reached.update(tensor.name for tensor in operation.outputs)
+        shown += [tensor for tensor in operation.outputs if tensor.dtype.is_floating]
+    return shown
 
 
 def _sha256(directory: Path) -> str:

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from controller.lifecycle.gate.divergence import GraphValues, find_divergence, relative_difference
+from controller.lifecycle.gate.divergence import find_divergence
+from controller.lifecycle.gate.inner_values import GraphValues, relative_difference
 
 LAYERS = 40
 GIVEN = {"x": np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)}

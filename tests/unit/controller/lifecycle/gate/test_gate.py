@@ -13,7 +13,7 @@ from torch import nn
 from controller.errors import ExportError, ParityError
 from controller.lifecycle.export import export_by_dynamo
 from controller.lifecycle.gate.checks import Behaviour, Reference, check_behaviour, check_graph, gate_batches
-from controller.lifecycle.gate.divergence import GraphValues
+from controller.lifecycle.gate.inner_values import GraphValues
 from runtime.manifest import Tensor
 from runtime.session import Session
 
