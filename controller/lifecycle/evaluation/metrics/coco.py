@@ -12,26 +12,31 @@ import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from controller.lifecycle.evaluation.metrics.base import mean_of
+from runtime.manifest import Postprocess
 
 __all__ = [
     "COCO_SIGMAS",
+    "LEAST_SCORE",
     "MOST_BODIES",
     "MOST_BOXES",
     "AveragePrecision",
     "Overlap",
     "average_precision",
     "box_record",
+    "own_answers",
+    "whole_curve",
 ]
 
 Overlap = Literal["bbox", "segm", "keypoints"]
 Record = dict[str, Any]
 
+LEAST_SCORE = 0.001  # as Ultralytics' and YOLOX's validation take them
 MOST_BOXES, MOST_BODIES = 100, 20  # answers an image that count
 COCO_SIGMAS = np.array(
     [
@@ -55,6 +60,30 @@ COCO_SIGMAS = np.array(
     ]
 )
 """How much people differ where they put each of COCO's 17 keypoints: https://cocodataset.org/#keypoints-eval."""
+
+
+class Scored(Protocol):
+    """An answer with a score, 0 to 1."""
+
+    @property
+    def score(self) -> float:
+        """How sure the model is of it."""
+
+
+Answer = TypeVar("Answer", bound=Scored)
+
+
+def whole_curve(own: Postprocess, most: int) -> Mapping[str, Any]:
+    """Return the changes of *own* by which almost every answer comes, *most* an image at the least."""
+    return {
+        "score_threshold": min(LEAST_SCORE, own.score_threshold),
+        "max_detections": max(most, own.max_detections),
+    }
+
+
+def own_answers(found: Sequence[Answer], own: Postprocess) -> tuple[Answer, ...]:
+    """Return those of *found*, the surest first, that a model of *own* gives by itself."""
+    return tuple(one for one in found if one.score >= own.score_threshold)[: own.max_detections]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

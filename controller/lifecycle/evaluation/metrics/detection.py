@@ -11,23 +11,41 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from controller.lifecycle.evaluation.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict, found_of
 from controller.lifecycle.evaluation.metrics.boxes import LEAST_OVERLAP, greedy_pairs, overlaps
-from controller.lifecycle.evaluation.metrics.coco import MOST_BOXES, AveragePrecision, average_precision, box_record
+from controller.lifecycle.evaluation.metrics.coco import (
+    MOST_BOXES,
+    AveragePrecision,
+    Overlap,
+    average_precision,
+    box_record,
+    own_answers,
+    whole_curve,
+)
 from runtime.datasets import Objects
 from runtime.manifest import Manifest
 from runtime.tasks import Detection, Detections, Instance
 
-__all__ = ["LEAST_SCORE", "METRIC", "NOTHING", "Boxes", "DetectionJudge", "Tally", "box_agreement", "precision_metrics"]
+__all__ = [
+    "METRIC",
+    "NOTHING",
+    "Boxes",
+    "DetectionJudge",
+    "Ledger",
+    "Tally",
+    "box_agreement",
+    "found_record",
+    "precision_metrics",
+    "truth_records",
+]
 
-LEAST_SCORE = 0.001  # as Ultralytics' and YOLOX's validation take them
 NOTHING = "(nothing)"
 COLUMNS = ("ap50", "ap50_95", "support")
 
@@ -123,48 +141,84 @@ def found_record(image: int, one: Detection | Instance) -> dict[str, Any]:
     return {**box, "image_id": image, "category_id": one.label_id, "score": one.score}
 
 
-class DetectionJudge:
-    """Collects boxes, and lets COCO's code compare them."""
+Answer = TypeVar("Answer", Detection, Instance)
+
+
+class Ledger:
+    """What the judges of boxes and of masks keep alike, image by image.
+
+    Attributes:
+        truth: The labelled objects, as COCO's annotations.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._labels = manifest.labels
         self._own = manifest.postprocess
         self._sizes: list[tuple[int, int]] = []
-        self._truth: list[dict[str, Any]] = []
-        self._found: list[tuple[Detection, ...]] = []  # by image; a record is three times as large
         self._answers: list[Boxes] = []
         self._tally = Tally(manifest.labels)
+        self.truth: list[dict[str, Any]] = []
+
+    @property
+    def images(self) -> int:
+        """How many images were added."""
+        return len(self._sizes)
 
     @property
     def changes(self) -> Mapping[str, Any]:
-        """Almost every box, so that the whole curve is there."""
-        return {
-            "score_threshold": min(LEAST_SCORE, self._own.score_threshold),
-            "max_detections": max(MOST_BOXES, self._own.max_detections),
-        }
+        """Almost every answer, so that the whole curve is there."""
+        return whole_curve(self._own, MOST_BOXES)
+
+    def add(self, found: Sequence[Answer], truth: Objects, size: tuple[int, int]) -> tuple[tuple[Answer, ...], str]:
+        """Take the answers *found* for an image with the objects *truth*.
+
+        Returns:
+            Those that the model itself gives, and how well they did, in words.
+        """
+        shown = own_answers(found, self._own)
+        self._sizes.append(size)
+        self._answers.append(Boxes.of(shown))
+        right = self._tally.add(self._answers[-1], truth)
+        return shown, found_of(right, int(np.count_nonzero(~truth.crowd)), "objects")
+
+    def precision(self, found: Iterable[dict[str, Any]], overlap: Overlap) -> AveragePrecision:
+        """Return how well the results *found* answer the truth."""
+        return average_precision(self.truth, found, self._sizes, len(self._labels), overlap)
+
+    def figures(self, metrics: Mapping[str, float], precision: AveragePrecision) -> Figures:
+        """Return *metrics* with *precision* by class, and the confusions."""
+        return Figures(
+            metrics=metrics,
+            answers=tuple(self._answers),
+            classes=precision_table(self._labels, precision, self.truth),
+            confusion=self._tally.confusion,
+        )
+
+
+class DetectionJudge:
+    """Collects boxes, and lets COCO's code compare them."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._ledger = Ledger(manifest)
+        self._found: list[tuple[Detection, ...]] = []  # by image; a record is three times as large
+
+    @property
+    def changes(self) -> Mapping[str, Any]:
+        """Almost every box."""
+        return self._ledger.changes
 
     def add(self, prediction: Detections, truth: Objects, size: tuple[int, int]) -> Verdict:
         """Take the *prediction* for an image with the objects *truth*."""
-        image = len(self._sizes)
-        self._sizes.append(size)
-        self._truth += truth_records(image, truth)
+        self._ledger.truth += truth_records(self._ledger.images, truth)
         self._found.append(prediction.detections[:MOST_BOXES])
-        sure = [one for one in prediction.detections if one.score >= self._own.score_threshold]
-        shown = replace(prediction, detections=tuple(sure[: self._own.max_detections]))
-        self._answers.append(Boxes.of(shown.detections))
-        right = self._tally.add(self._answers[-1], truth)
-        return Verdict(shown=shown, said=found_of(right, int(np.count_nonzero(~truth.crowd)), "objects"))
+        shown, said = self._ledger.add(prediction.detections, truth, size)
+        return Verdict(shown=replace(prediction, detections=shown), said=said)
 
     def figures(self) -> Figures:
         """Return the average precision, by class too, and the confusions."""
         records = (found_record(image, one) for image, answers in enumerate(self._found) for one in answers)
-        found = average_precision(self._truth, records, self._sizes, len(self._labels), "bbox")
-        return Figures(
-            metrics=precision_metrics(found),
-            answers=tuple(self._answers),
-            classes=precision_table(self._labels, found, self._truth),
-            confusion=self._tally.confusion,
-        )
+        found = self._ledger.precision(records, "bbox")
+        return self._ledger.figures(precision_metrics(found), found)
 
 
 def box_agreement(ours: Sequence[Boxes], theirs: Sequence[Boxes]) -> float:

@@ -18,8 +18,15 @@ import numpy.typing as npt
 
 from controller.lifecycle.evaluation.metrics.base import Figures, Metric, Verdict, found_of
 from controller.lifecycle.evaluation.metrics.boxes import greedy_pairs
-from controller.lifecycle.evaluation.metrics.coco import COCO_SIGMAS, MOST_BODIES, average_precision, box_record
-from controller.lifecycle.evaluation.metrics.detection import LEAST_SCORE, truth_records
+from controller.lifecycle.evaluation.metrics.coco import (
+    COCO_SIGMAS,
+    MOST_BODIES,
+    average_precision,
+    box_record,
+    own_answers,
+    whole_curve,
+)
+from controller.lifecycle.evaluation.metrics.detection import truth_records
 from runtime.datasets import Objects
 from runtime.errors import DatasetError
 from runtime.manifest import Manifest
@@ -89,10 +96,7 @@ class PoseJudge:
     @property
     def changes(self) -> Mapping[str, Any]:
         """Almost every body, so that the whole curve is there."""
-        return {
-            "score_threshold": min(LEAST_SCORE, self._own.score_threshold),
-            "max_detections": max(MOST_BODIES, self._own.max_detections),
-        }
+        return whole_curve(self._own, MOST_BODIES)
 
     def add(self, prediction: Poses, truth: Objects, size: tuple[int, int]) -> Verdict:
         """Take the *prediction* for an image with the bodies *truth*, whose keypoints are labelled.
@@ -109,8 +113,7 @@ class PoseJudge:
             known = int(np.count_nonzero(body[:, 2]))
             self._truth.append({**record, "category_id": 0, "keypoints": body.ravel().tolist(), "num_keypoints": known})
         self._found += [_record(image, pose) for pose in prediction.poses[:MOST_BODIES]]
-        sure = [one for one in prediction.poses if one.score >= self._own.score_threshold]
-        shown = replace(prediction, poses=tuple(sure[: self._own.max_detections]))
+        shown = replace(prediction, poses=own_answers(prediction.poses, self._own))
         self._answers.append(Bodies.of(shown.poses))
         right, wanted = _matched(self._answers[-1], points, truth)
         return Verdict(shown=shown, said=found_of(right, wanted, "bodies"))

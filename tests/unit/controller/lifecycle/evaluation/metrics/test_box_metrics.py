@@ -142,6 +142,16 @@ def test_masks_are_judged_by_their_own_overlap_and_their_boxes_beside() -> None:
     assert metrics["box_map50_95"] == pytest.approx(1)
 
 
+def test_no_more_instances_are_shown_and_counted_than_the_model_itself_gives() -> None:
+    judge = InstancesJudge(manifest_of("boxes-seg", LABELS, task="segmentation", score_threshold=0.5, max_detections=1))
+    truth = objects((0, LEFT), outlines=(POLYGON,))
+    found = Instances((instance(0, 0.9, LEFT, 40), instance(1, 0.8, RIGHT, 40), instance(2, 0.1, RIGHT, 40)))
+    assert judge.add(found, truth, SIZE).shown == Instances(found.instances[:1])
+    confusion = judge.figures().confusion
+    assert confusion is not None
+    assert confusion.counts.sum() == confusion.counts[0, 0] == 1
+
+
 def test_outlines_are_polygons_or_run_lengths() -> None:
     square = np.zeros(SIZE, np.bool_)
     square[:40, :40] = True
