@@ -94,8 +94,13 @@ def proof_key(artifact: Artifact, variant_id: str, provider: Provider, options: 
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def engine_folder(artifact: Artifact, variant_id: str, provider: Provider, options: SessionOptions) -> Path:
-    """Return the folder for what *provider* compiles for a variant; made by those who write into it."""
+def engine_folder(artifact: Artifact, variant_id: str, provider: Provider, options: SessionOptions) -> Path | None:
+    """Return the folder for what *provider* compiles for a variant; made by those who write into it.
+
+    ``None``: it keeps nothing, as the CPU's, and a start need not look at the machine a second time for its key.
+    """
+    if not provider.compiles:
+        return None
     return _engines(proof_key(artifact, variant_id, provider, options))
 
 

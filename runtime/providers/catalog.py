@@ -47,6 +47,11 @@ class Provider:
         """How a proof, a slot and a command name it: ``NAME`` or ``NAME:DEVICE``."""
         return f"{self.name}:{self.device}" if self.device else self.name
 
+    @property
+    def compiles(self) -> bool:
+        """Whether it keeps what it compiles in a folder of ours."""
+        return any("{cache}" in value for value in (*self.options.values(), *self.plugin_options.values()))
+
     def __str__(self) -> str:
         return self.reference
 

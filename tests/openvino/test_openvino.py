@@ -154,6 +154,7 @@ def test_what_is_compiled_is_kept_under_the_key_of_the_proof_and_used_again(mobi
     first = prove_isolated(mobilenet.root, "fp32", "openvino:cpu")
     assert first.passed, first.reason
     folder = engine_folder(mobilenet, "fp32", find("openvino:cpu"), SessionOptions())
+    assert folder is not None
     (blob,) = folder.glob("*.blob")
     assert folder.parent == home / "cache" / "engines"
     before = blob.stat().st_mtime_ns

@@ -247,8 +247,14 @@ def test_engines_lie_under_the_key_of_the_proof(probe: Path, home: Path) -> None
     assert not folder.exists()  # whoever compiles something makes it
 
 
-def test_of_compiled_engines_only_those_that_were_used_last_are_kept(probe: Path) -> None:
-    ours = engine_folder(Artifact.open(probe), PROBE_VARIANT, find(CPU), SessionOptions())
+def test_what_compiles_nothing_has_no_folder(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.proof.flavours", lambda: pytest.fail("the machine was looked at for nothing"))
+    assert engine_folder(Artifact.open(probe), PROBE_VARIANT, find(CPU), SessionOptions()) is None
+
+
+def test_of_compiled_engines_only_those_that_were_used_last_are_kept(probe: Path, home: Path) -> None:
+    key = proof_key(Artifact.open(probe), PROBE_VARIANT, find(CPU), SessionOptions())
+    ours = home / "cache" / "engines" / key
     others = [ours.parent / f"{number:064x}" for number in range(MOST_ENGINES + 3)]
     for number, folder in enumerate([ours, *others]):
         folder.mkdir(parents=True)

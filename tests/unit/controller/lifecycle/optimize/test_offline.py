@@ -92,7 +92,11 @@ def test_the_gate_refuses_blocked_layouts_without_metadata(source: Path) -> None
 def test_metadata_of_others_is_no_reason(source: Path) -> None:
     model = onnx.load(source)
     onnx.helper.set_model_props(model, {"vedette": "yes", "built_for": "you"})
-    refuse_offline(model, "model.onnx")
+    onnx.save(model, source)
+    assert check_graph(source).batch is None
+    onnx.helper.set_model_props(model, {"vedette": "yes", f"{METADATA}isa": "x86_64-avx2"})
+    with pytest.raises(ExportError, match=r"optimized for one kind of machine \(isa x86_64-avx2"):
+        refuse_offline(model, "model.onnx")
 
 
 def test_a_provider_that_is_not_here_says_so(source: Path, tmp_path: Path) -> None:
