@@ -1,6 +1,6 @@
 """INT8 beside fp32: size, time, and what it costs in accuracy; ONNX Runtime's own static quantization beside ours.
 
-python benchmarks/quantize.py [--models mobilenet_v2,resnet50,vit_s16] [--rounds 40] [--budget 150]
+python benchmarks/quantize.py [--models mobilenet_v2,resnet50,vit_s16] [--turns 20] [--budget 150]
 python benchmarks/quantize.py --calibration-memory [--images N]
 
     fp32        the graph with its normalization, as it is published
@@ -9,9 +9,10 @@ python benchmarks/quantize.py --calibration-memory [--images N]
 
 MobileNetV2 has its real weights; ResNet50 and ViT-S have random ones, on which speed and rounding depend as little as
 on the photographs (`networks.py`). Every third photograph calibrates, the others judge: top-1 by labels.csv, the share
-of the same answers as fp32, and the signal to quantization noise ratio of the scores. One thread; the variants take
-turns, one picture each; milliseconds are medians of processor time, which for one thread is what a clock would show if
-nobody else used the machine.
+of the same answers as fp32, and the signal to quantization noise ratio of the scores. One thread, one picture a run.
+The variants take turns of a few runs, of which the first finds the caches full of another's weights and is not counted.
+Milliseconds are medians of processor time, which for one thread is what a clock would show if nobody else used the
+machine.
 
 `--calibration-memory` calibrates with all methods in a process of its own and prints its peak memory: ResNet8 with the
 10,000 images of CIFAR-10, and MobileNetV2 with photographs, repeated to 1,000: memory does not grow with them.
@@ -59,6 +60,7 @@ MODELS = ("mobilenet_v2", "resnet50", "vit_s16")
 LEAST_SPEEDUP = {"mobilenet_v2": 2.0, "resnet50": 3.0, "vit_s16": 1.5}  # a rung that makes it slower is dropped
 LOOKED_AT = 64  # photographs that judge a network of random weights
 BATCH = 8
+RUNS = 8  # of a turn
 
 Array = npt.NDArray[Any]
 
@@ -148,16 +150,17 @@ def opened(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def milliseconds(models: Mapping[str, onnx.ModelProto], picture: Array, rounds: int) -> dict[str, float]:
-    """Return the median processor time of one run of each, in turns."""
+def milliseconds(models: Mapping[str, onnx.ModelProto], picture: Array, turns: int) -> dict[str, float]:
+    """Return the median processor time of one run of each."""
     sessions = {name: opened(model) for name, model in models.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(rounds + 3):
+    for _ in range(turns):
         for name, session in sessions.items():
-            begun = time.process_time()
-            session.run(None, {session.get_inputs()[0].name: picture})
-            if number > 2:
-                times[name].append(1000 * (time.process_time() - begun))
+            for number in range(RUNS + 1):
+                begun = time.process_time()
+                session.run(None, {session.get_inputs()[0].name: picture})
+                if number:
+                    times[name].append(1000 * (time.process_time() - begun))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -169,7 +172,7 @@ def scores(model: onnx.ModelProto, pictures: Array) -> Array:
     return np.concatenate(parts).astype(np.float64)
 
 
-def compared(name: str, photographs: Photographs, rounds: int, budget: float) -> tuple[list[dict[str, Any]], Recovery]:
+def compared(name: str, photographs: Photographs, turns: int, budget: float) -> tuple[list[dict[str, Any]], Recovery]:
     """Return a row for each variant of the network called *name*, and our search."""
     graph, preprocessor = network(name, photographs)
     calibration = Calibration(prepare(graph), photographs.calibration, preprocessor)
@@ -180,7 +183,7 @@ def compared(name: str, photographs: Photographs, rounds: int, budget: float) ->
     others = Calibration(calibration.model, photographs.others, preprocessor, images=len(photographs.others))
     is_real = name == "mobilenet_v2"
     judged = np.concatenate(list(others.batches(BATCH, limit=None if is_real else LOOKED_AT)))
-    times = milliseconds(models, judged[:1], rounds)
+    times = milliseconds(models, judged[:1], turns)
     answers = {kind: scores(model, judged) for kind, model in models.items()}
     rows = []
     for kind, model in models.items():
@@ -261,7 +264,7 @@ def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--budget", type=float, default=150.0, help="processor seconds of a search")
     parser.add_argument("--calibration-memory", action="store_true")
     parser.add_argument("--images", type=int, help="to calibrate with, of every model")
@@ -279,7 +282,7 @@ def main() -> None:
         return
     photographs = Photographs.open()
     for name in options.models.split(","):
-        rows, search = compared(name, photographs, options.rounds, options.budget)
+        rows, search = compared(name, photographs, options.turns, options.budget)
         print(f"\n{name}\n{search.table()}\n", flush=True)
         print(table(tuple(rows[0]), [tuple("-" if v is None else v for v in row.values()) for row in rows]))
         updated({name: {**environment(PACKAGES), "rows": rows, "search": [asdict(step) for step in search.steps]}})

@@ -6,8 +6,8 @@ zeros at the border: those are zeros after the normalization, and would have to 
 Rules:
     * What multiplies goes into the weights always; what is added goes into the bias where nothing is padded. With
       padding, and an offset that is not zero, one addition is left in front: ``x + offset / factor``.
-    * It is done only where nodes vanish: one addition in place of one batch normalization is as slow, and ONNX Runtime
-      moves it to where it is slower (`controller.lifecycle.graph`).
+    * Unless asked otherwise, it is done only where nodes vanish: one addition in place of one batch normalization is as
+      slow, and ONNX Runtime moves it to where it is slower (`controller.lifecycle.graph`).
     * Constants are computed in double precision and rounded once. What comes out differs by float32's rounding, which
       a detector's sorted rows may show: it is done on request, not in an import.
 """
@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 
 from controller.lifecycle.graph import AI_ONNX, EMBEDDED_PREFIX
 
-__all__ = ["fold_normalization"]
+__all__ = ["fold_normalization", "pads"]
 
 Doubles = npt.NDArray[np.float64]
 Frame = Literal["NCHW", "NHWC"]
@@ -94,19 +94,30 @@ def _read(graph: onnx.GraphProto) -> list[str]:
     return names
 
 
-def fold_normalization(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return *model* with what is in front of its first convolution folded into it; *model* itself if nothing is."""
+def fold_normalization(model: onnx.ModelProto, *, fewer_nodes: bool = True) -> onnx.ModelProto:
+    """Return *model* with what is in front of its first convolution folded into it; *model* itself if nothing is.
+
+    Args:
+        model: A graph.
+        fewer_nodes: Only where nodes vanish; otherwise also where one addition takes the place of one node.
+    """
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
     graph = _Graph(folded.graph)
     for node in folded.graph.node:
         if node.op_type == "Conv" and node.domain in AI_ONNX:
-            return folded if _fold_into(graph, node) else model
+            return folded if _fold_into(graph, node, least=2 if fewer_nodes else 1) else model
     return model
 
 
-def _fold_into(graph: _Graph, conv: onnx.NodeProto) -> bool:
-    """Fold into *conv* what stands in front of it; return whether anything was."""
+def _fold_into(graph: _Graph, conv: onnx.NodeProto, least: int) -> bool:
+    """Fold into *conv* what stands in front of it; return whether anything was.
+
+    Args:
+        graph: Is changed.
+        conv: Of it.
+        least: Nodes that an addition may take the place of.
+    """
     weight = graph.constant(conv.input[1])
     bias = graph.constant(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.zeros(1, np.float32)
     if weight is None or bias is None or weight.ndim != 4:
@@ -114,8 +125,8 @@ def _fold_into(graph: _Graph, conv: onnx.NodeProto) -> bool:
     chain = _chain_before(graph, conv.input[0])
     channels = weight.shape[1] * _group_count(conv)
     factor, offset = (np.broadcast_to(one, channels) for one in (chain.affine.factor, chain.affine.offset))
-    whole = not offset.any() or not _pads(conv)
-    if len(chain.nodes) < (1 if whole else 2) or not (whole or factor.all()):
+    whole = not offset.any() or not pads(conv)
+    if len(chain.nodes) < (1 if whole else least) or not (whole or factor.all()):
         return False
     by_output = _per_output(weight, _group_count(conv))
     wide = weight.astype(np.float64)
@@ -132,7 +143,7 @@ def _group_count(conv: onnx.NodeProto) -> int:
     return next((int(one.i) for one in conv.attribute if one.name == "group"), 1)
 
 
-def _pads(conv: onnx.NodeProto) -> bool:
+def pads(conv: onnx.NodeProto) -> bool:
     """Whether zeros are added at the border."""
     found = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
     mode = found.get("auto_pad", b"NOTSET").decode()

@@ -4,14 +4,15 @@ Rules:
     * Everything begins with `prepare`: batch normalization folded into the convolutions, constants folded, every node
       named. Ranges are measured on that very graph, since they are found by the names of its tensors.
     * `quantize` is pure: the same graph, ranges and scheme give the same graph.
-    * The nodes that embed the normalization stay as they are: they are exact.
+    * The nodes that embed the normalization are not quantized. Where the first convolution can take the pixels
+      themselves, they are gone (`controller.lifecycle.quantization.pixels`).
     * Whether the result earns its place is for `controller.lifecycle.variants.verdict` to say.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shap
 
 from controller.errors import ExportError
 from controller.lifecycle.graph import EMBEDDED_PREFIX, at_most_published_versions, load_graph, opset_of, with_opset
-from controller.lifecycle.quantization.calibration.ranges import Ranges
+from controller.lifecycle.quantization.calibration.ranges import Range, Ranges
 from controller.lifecycle.quantization.calibration.tensors import QUANTIZABLE_OPS
+from controller.lifecycle.quantization.pixels import with_pixels, without_rounding
 
 __all__ = ["COMPUTE_OPS", "QUANTIZABLE_OPS", "Scheme", "prepare", "quantize", "quiet"]
 
@@ -69,6 +71,11 @@ class Scheme:
     float_outputs: frozenset[str] = frozenset()
     explicit_pairs: bool = False
     qnn: bool = False
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether a pixel of 8 bits can itself be the activation that a convolution takes."""
+        return self.activations == "uint8" and not self.symmetric and not self.qnn and "Conv" in self.op_types
 
 
 @contextmanager
@@ -122,8 +129,11 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> onnx.Mod
     Raises:
         ExportError: ONNX Runtime cannot quantize the graph.
     """
+    pixels = with_pixels(model) if scheme.takes_pixels else None
+    values = dict(ranges.values)
+    if pixels is not None and pixels.convolution not in scheme.exclude:
+        model, values[pixels.taken] = pixels.model, pixels.range
     exclude = scheme.exclude | {node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)}
-    values = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.values.items()}
     op_types, extra = _options(model, scheme, exclude)
     with quiet():
         try:
@@ -133,7 +143,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> onnx.Mod
                 scheme.reduce_range,
                 TYPES[scheme.weights],
                 TYPES[scheme.activations],
-                TensorsData(CalibrationMethod.MinMax, values),
+                TensorsData(CalibrationMethod.MinMax, _single_precision(values)),
                 [],
                 sorted(exclude),
                 op_types,
@@ -143,7 +153,12 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> onnx.Mod
             quantizer.model.topological_sort()
         except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
             raise ExportError(f"the graph cannot be quantized: {' '.join(str(error).split())[:300]}") from error
-    return at_most_published_versions(quantizer.model.model)
+    quantized = at_most_published_versions(quantizer.model.model)
+    return quantized if pixels is None else without_rounding(quantized, pixels)
+
+
+def _single_precision(ranges: Mapping[str, Range]) -> dict[str, tuple[np.float32, np.float32]]:
+    return {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
 
 
 def _options(model: onnx.ModelProto, scheme: Scheme, exclude: frozenset[str]) -> tuple[list[str], dict[str, Any]]:

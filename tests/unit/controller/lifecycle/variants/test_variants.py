@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,15 +93,31 @@ def test_graph_of_another_float_embeds_if_it_can(kind: int, dtype: str, embedded
     assert built.parity == 0
 
 
-def test_int8_leaves_the_normalization_exact(built: Built, pictures: ArrayDataset, tmp_path: Path) -> None:
-    path = Workshop(built, pictures, tmp_path, PLAIN).build("int8-u8s8")
+def ancestors(producers: Mapping[str, onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
+    """Return the nodes that *name* is made by."""
+    node = producers.get(name)
+    return [] if node is None else [node, *(one for taken in node.input for one in ancestors(producers, taken))]
+
+
+@pytest.mark.parametrize(
+    ("variant", "least", "most"),
+    [
+        ("int8-u8s8", {"Transpose"}, {"Transpose", "Reshape"}),  # pixels are what is quantized
+        ("int8-s8s8", {"Transpose", "Cast"}, {"Transpose", "Cast", "Mul", "Add"}),
+    ],
+)
+def test_int8_leaves_the_normalization_exact(
+    built: Built, pictures: ArrayDataset, tmp_path: Path, variant: str, least: set[str], most: set[str]
+) -> None:
+    path = Workshop(built, pictures, tmp_path, PLAIN).build(variant)
     graph = onnx.load(path).graph
     operators = [node.op_type for node in graph.node]
     assert operators.count("QuantizeLinear") > 0
     producers = {node.output[0]: node for node in graph.node}
     pairs = ("QuantizeLinear", "DequantizeLinear")
-    embedded = [node for node in graph.node if node.name.startswith("vedette_") and node.op_type not in pairs]
-    assert {"Transpose", "Cast"} <= {node.op_type for node in embedded} <= {"Transpose", "Cast", "Mul", "Add"}
+    before = ancestors(producers, next(node for node in graph.node if node.op_type == "Conv").input[0])
+    embedded = [node for node in before if node.op_type not in pairs]
+    assert least <= {node.op_type for node in embedded} <= most
     for node in embedded:
         sources = [producers[name].op_type for name in node.input if name in producers]
         assert "DequantizeLinear" not in sources
