@@ -12,8 +12,6 @@ Rules:
 from __future__ import annotations
 
 import io
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +22,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from controller.errors import ExportError
+from controller.lifecycle.quiet import quiet
 
 __all__ = ["EXAMPLE_BATCH", "INPUT", "OPSET", "export_by_dynamo", "export_by_torchscript"]
 
@@ -31,20 +30,6 @@ OPSET = 20
 EXAMPLE_BATCH = 2
 INPUT, BATCH = "pixels", "N"  # names in the graph
 REASON = 400  # characters of torch's own that an error takes over
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about optional packages, and its own deprecations, to itself."""
-    exporter = logging.getLogger("torch.onnx")
-    before = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        exporter.setLevel(before)
 
 
 @contextmanager
@@ -84,7 +69,7 @@ def export_by_dynamo(
         "verbose": False,
     }
     try:
-        with _quiet():
+        with quiet():
             if isinstance(model, ExportedProgram):
                 program = torch.onnx.export(model, **options)
             else:
@@ -110,7 +95,7 @@ def export_by_torchscript(model: nn.Module, example: torch.Tensor, outputs: Sequ
     """
     file = io.BytesIO()
     try:
-        with _quiet(), _eval_mode(model):
+        with quiet(), _eval_mode(model):
             torch.onnx.export(
                 model,
                 (example,),

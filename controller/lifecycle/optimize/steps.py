@@ -9,36 +9,21 @@ Rules:
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 
 import onnx
 
 from controller.errors import ExportError
 from controller.lifecycle.graph import AI_ONNX
 from controller.lifecycle.optimize.normalization import fold_normalization
+from controller.lifecycle.quiet import quiet
 
 __all__ = ["FOLDING", "STEPS", "Step", "count_nodes", "foreign_operators", "with_facts_of"]
 
 Step = Callable[[onnx.ModelProto], onnx.ModelProto]
 STANDARD = (*AI_ONNX, "ai.onnx.ml")
 INITIALIZERS_ARE_NO_INPUTS = 4  # IR version from which a graph need not list its weights among its inputs
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the optimizers tell of their progress to themselves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -51,7 +36,7 @@ def _onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fold constants and shapes, inline functions, drop what nothing uses."""
     import onnxscript.optimizer
 
-    with _quiet():
+    with quiet():
         optimized: onnx.ModelProto = onnxscript.optimizer.optimize(_copy(model))
     return optimized
 
@@ -60,7 +45,7 @@ def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fuse batch normalizations and paddings into convolutions, and merge subgraphs that are alike."""
     import onnxslim
 
-    with _quiet():
+    with quiet():
         slimmed: onnx.ModelProto = onnxslim.slim(_copy(model))
     return slimmed
 
