@@ -74,8 +74,12 @@ def _worst(labels: list[str], counts: Counts, unit: str) -> Markup:
     if not pairs:
         return tag("p", f"None of the {len(labels)} classes was taken for another.")
     numeric = (unit, "of the class")
-    names = ("labelled", "answered", *numeric, "share")
-    head = tag("tr", *(tag("th", name, scope="col", class_="number" if name in numeric else None) for name in names))
+    names = ("labelled", "answered", *numeric)
+    head = tag(
+        "tr",
+        *(tag("th", name, scope="col", class_="number" if name in numeric else None) for name in names),
+        tag("th", "share", scope="col", class_="rest"),
+    )
     rows = [
         tag(
             "tr",
@@ -91,9 +95,10 @@ def _worst(labels: list[str], counts: Counts, unit: str) -> Markup:
     said = f"The {len(pairs)} most frequent of {total:,} confusions among {len(labels):,} classes that occur."
     if NOTHING in labels:
         said += f" {NOTHING} stands for an object without an answer, or for an answer where no object is."
-    return joined(tag("table", tag("caption", said), tag("thead", head), tag("tbody", *rows)))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), aria_describedby="pairs")
+    return joined(tag("p", said, id="pairs", class_="hint"), tag("div", table, class_="wide"))
 
 
 def _bar(share: float) -> Markup:
-    bar = tag("rect", width=f"{100 * share:.1f}", height=8, rx=2)
+    bar = tag("rect", width=f"{100 * share:.1f}", height=8)
     return tag("svg", bar, viewBox="0 0 100 8", class_="bar", aria_hidden="true", preserveAspectRatio="none")

@@ -59,7 +59,8 @@ def _tiles(facts: CardFacts) -> list[tuple[str, str]]:
         tiles.append((f"one picture, {fastest.id}", f"{_latency(fastest):.2f} ms"))
     smallest = min(manifest.variants, key=lambda variant: variant.size)
     tiles.append((f"smallest file, {smallest.id}", f"{smallest.size / 1e6:.1f} MB"))
-    tiles.append(("input", f" {BY} ".join(map(str, first.inputs[0].shape[1:])) + f" {first.inputs[0].dtype}"))
+    taken = first.inputs[0]
+    tiles.append((f"input, {taken.dtype}", f" {BY} ".join(map(str, taken.shape[1:]))))
     return tiles
 
 
@@ -210,9 +211,9 @@ def footer_of(facts: CardFacts) -> Markup:
 SECTIONS = (
     _variants,
     _accuracy,
+    _examples,
     _confusions,
     _classes,
-    _examples,
     _steps,
     _requirements,
     _provenance,

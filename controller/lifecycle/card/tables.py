@@ -14,8 +14,11 @@ __all__ = ["class_tables", "figure_table", "variant_table"]
 
 MOST_ROWS = 30  # classes that are shown at once
 SOME_ROWS = 10  # best and worst of more
+LONG = 12  # rows, from which on two tables stand side by side
 COUNTS = ("support", "pixels")  # columns of whole numbers
 COLUMN_NAMES = {"ap50": "AP 50", "ap50_95": "AP 50-95", "f1": "F1", "iou": "IoU"}
+ClassRow = tuple[str, tuple[float, ...]]
+"""A class, and its figures by column."""
 STATES = {"published": "good", "unproven": "open", "rejected": "bad"}
 
 
@@ -73,14 +76,15 @@ def figure_table(metrics: dict[str, float]) -> Markup:
     """Return *metrics*, in the order of `TITLES`, each with what it means."""
     order = {name: number for number, name in enumerate(TITLES)}
     names = sorted(metrics, key=lambda name: order.get(name, len(order)))
-    head = tag("tr", *(_column_head(name, numeric=name == "value") for name in ("figure", "value", "what it is")))
+    named = (_column_head(name, numeric=name == "value") for name in ("figure", "value"))
+    head = tag("tr", *named, tag("th", "what it is", scope="col", class_="most"))
     rows = []
     for name in names:
         title = title_of(name)
         what = f"{title.what}{' (less is better)' if title.less_is_better else ''}"
         value = tag("td", title.show(metrics[name]), class_="number")
         rows.append(tag("tr", tag("th", title.name, scope="row"), value, tag("td", what)))
-    return tag("table", tag("thead", head), tag("tbody", *rows))
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="wide")
 
 
 def class_tables(table: ClassTable) -> Markup:
@@ -90,13 +94,11 @@ def class_tables(table: ClassTable) -> Markup:
     absent = len(table.rows) - len(occurring)
     said = f"{len(occurring):,} classes occur in the data" + (f", {absent:,} do not." if absent else ".")
     if len(occurring) <= MOST_ROWS:
-        return _class_table(table.columns, occurring, said)
+        return joined(tag("p", said, class_="hint"), _side_by_side(table.columns, occurring))
     judged_by = 2 if "f1" in table.columns else 0
     known = sorted((row for row in occurring if not math.isnan(row[1][judged_by])), key=lambda row: row[1][judged_by])
     by = _column(table.columns[judged_by])
-    whole = tag(
-        "details", tag("summary", f"All {len(occurring):,} classes"), _class_table(table.columns, occurring, said)
-    )
+    whole = tag("details", tag("summary", said), _side_by_side(table.columns, occurring))
     ends = (
         _class_table(table.columns, known[:SOME_ROWS], f"The {SOME_ROWS} classes with the least {by}."),
         _class_table(table.columns, known[: -SOME_ROWS - 1 : -1], f"The {SOME_ROWS} classes with the most {by}."),
@@ -108,7 +110,13 @@ def _column(name: str) -> str:
     return COLUMN_NAMES.get(name, name)
 
 
-def _class_table(columns: Sequence[str], rows: Sequence[tuple[str, tuple[float, ...]]], caption: str) -> Markup:
+def _side_by_side(columns: Sequence[str], rows: Sequence[ClassRow]) -> Markup:
+    """Return *rows* as one table, or where that is long as its two halves."""
+    half = (len(rows) + 1) // 2 if len(rows) > LONG else len(rows)
+    return tag("div", *(_class_table(columns, part) for part in (rows[:half], rows[half:]) if part), class_="pair")
+
+
+def _class_table(columns: Sequence[str], rows: Sequence[ClassRow], caption: str | None = None) -> Markup:
     head = tag("tr", _column_head("class"), *(_column_head(_column(name), numeric=True) for name in columns))
     body = [
         tag(
@@ -118,7 +126,8 @@ def _class_table(columns: Sequence[str], rows: Sequence[tuple[str, tuple[float, 
         )
         for label, values in rows
     ]
-    return tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body))
+    titled = [tag("caption", caption)] if caption else []
+    return tag("div", tag("table", *titled, tag("thead", head), tag("tbody", *body)), class_="wide")
 
 
 def _shown(column: str, value: float) -> str:
