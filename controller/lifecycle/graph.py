@@ -42,6 +42,7 @@ __all__ = [
     "precision_of",
     "real_inputs",
     "with_opset",
+    "with_paddings_apart",
     "without_wrong_shapes",
 ]
 
@@ -55,6 +56,8 @@ QUANTIZED = ("QLinear", "QuantizeLinear", "DequantizeLinear", "DynamicQuantize")
 Dimension = int | str
 FLOATS: Mapping[str, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 """By NumPy's name: types of pixels that a normalization can be put in front of."""
+PAD_HAS_AXES = 18  # opset from which Pad takes the axes that it pads
+NOT_NEGATIVE = ("Relu", "Sigmoid")
 BATCH_EPSILON = 1e-5  # of BatchNormalization; cuDNN 7 takes no less
 
 
@@ -305,6 +308,47 @@ def without_wrong_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare if _infers(bare) else model
 
 
+def with_paddings_apart(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return *model* such that no ONNX Runtime moves a padding with numbers into the pooling that follows.
+
+    ONNX Runtime 1.22 makes a Pad with zeros in front of a MaxPool the MaxPool's own padding, which never is the largest
+    in its window, as a zero is among negative numbers. It leaves a Pad alone that names its axes (its
+    ``pad_fusion.cc``), so those that it would move get the axes that they have anyway. In graphs below opset 18, whose
+    Pad takes none, all stays as it is.
+    """
+    if opset_of(model) < PAD_HAS_AXES:
+        return model
+    apart = onnx.ModelProto()
+    apart.CopyFrom(model)
+    graph = apart.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    for pad in [node for node in graph.node if node.op_type == "Pad" and len(node.input) in (2, 3)]:
+        if pad.input[1] in constants and _reaches_pooling(apart, pad) and not _not_negative(apart, pad):
+            rank = numpy_helper.to_array(constants[pad.input[1]]).size // 2
+            axes = f"{pad.output[0]}_axes"
+            graph.initializer.append(numpy_helper.from_array(np.arange(rank), axes))
+            pad.input.extend([*([""] if len(pad.input) == 2 else []), axes])
+    return apart
+
+
+def _reaches_pooling(model: onnx.ModelProto, pad: onnx.NodeProto) -> bool:
+    """Whether a MaxPool takes what *pad* gives, transposed or not."""
+    reached = set(pad.output)
+    for node in model.graph.node:  # sorted: what makes comes before what takes
+        if reached.intersection(node.input):
+            if node.op_type == "MaxPool":
+                return True
+            if node.op_type == "Transpose":
+                reached.update(node.output)
+    return False
+
+
+def _not_negative(model: onnx.ModelProto, pad: onnx.NodeProto) -> bool:
+    """Whether zeros are nothing in the window of a pooling behind *pad*."""
+    return output_operator(model, ("Transpose",), pad.input[0]) in NOT_NEGATIVE
+
+
 def _infers(model: onnx.ModelProto) -> bool:
     try:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -330,7 +374,7 @@ def output_operator(model: onnx.ModelProto, through: Sequence[str], output: str 
     Args:
         model: A graph.
         through: Operators to look through.
-        output: Of the graph; the first if ``None``.
+        output: A value of the graph; its first output if ``None``.
     """
     producers = {made: node for node in model.graph.node for made in node.output}
     node = producers.get(output or model.graph.output[0].name)

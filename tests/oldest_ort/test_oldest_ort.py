@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from controller.errors import ExportError
 from controller.lifecycle.gate.checks import check_behaviour, check_graph
 from controller.lifecycle.gate.oldest import OLDEST_VARIABLE, OldestRuntime, prove_on_oldest
-from controller.lifecycle.graph import load_graph
+from controller.lifecycle.graph import load_graph, with_paddings_apart
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
 from controller.lifecycle.quantization.quantize import Scheme, prepare, quantize
 from runtime.datasets import open_dataset
@@ -128,6 +128,22 @@ def test_the_gate_runs_its_batches_there(oldest: OldestRuntime, tmp_path: Path) 
     theirs = [given["y"] for given in oldest.run(path, [{"x": batch} for batch in batches])]
     for one, other in zip(ours, theirs, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_padding_with_zeros_before_a_pooling_holds_there(oldest: OldestRuntime, tmp_path: Path) -> None:
+    """As in ResNet50V2 of Keras Applications; ONNX Runtime 1.22 moves it into the pooling, where a zero is no zero."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 20]> padded (float[N,3,8,8] x) => (float[N,3,5,5] y)
+        <int64[8] pads = {0,0,1,1,0,0,1,1}> {
+            all = Pad(x, pads)
+            y = MaxPool<kernel_shape = [2,2], strides = [2,2]>(all)
+        }""")
+    batch = -np.ones((3, 3, 8, 8), np.float32)
+    for graph, corner in ((model, -1), (with_paddings_apart(model), 0)):
+        onnx.save(graph, tmp_path / "padded.onnx")
+        given = oldest.run(tmp_path / "padded.onnx", [{"x": batch}])[0]["y"]
+        assert given[0, 0, 0, 0] == corner
+        assert given[0, 0, 2, 2] == -1
 
 
 @pytest.mark.parametrize(

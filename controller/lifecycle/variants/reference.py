@@ -33,6 +33,7 @@ from controller.lifecycle.graph import (
     embedded_part,
     find_image_input,
     precision_of,
+    with_paddings_apart,
 )
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.optimize.portable import Optimized, optimize_graph
@@ -107,7 +108,8 @@ def build_reference(
     """
     found = find_image_input(imported.graph)
     embeds = not preprocess.embedded and can_embed(found, preprocess)
-    graph = embed_normalization(imported.graph, preprocess) if embeds else imported.graph
+    apart = with_paddings_apart(imported.graph)
+    graph = embed_normalization(apart, preprocess) if embeds else apart
     ours = preprocess.model_copy(update={"embedded": True, "layout": None}) if embeds else preprocess
     path = directory / f"model.{precision_of(imported.graph)}.onnx"
     normalizes = (

@@ -229,3 +229,36 @@ def test_precision_is_that_of_the_weights(conv_graph: GraphMaker, kind: int, pre
     assert graph.precision_of(model) == precision
     model.graph.node.append(helper.make_node("DequantizeLinear", ["q", "s"], ["d"]))
     assert graph.precision_of(model) == "int8"
+
+
+def padded(*operators: str, opset: int = 20) -> onnx.ModelProto:
+    """Return a Pad with zeros in front of a MaxPool, *operators* in front of it."""
+    steps = "".join(f"x{place + 1} = {operator}(x{place})\n" for place, operator in enumerate(operators))
+    text = f"""<ir_version: 8, opset_import: ["": {opset}]> g (float[N,2,6,6] x0) => (float[N,2,4,4] y)
+        <int64[8] pads = {{0,0,1,1,0,0,1,1}}> {{
+        {steps} padded = Pad(x{len(operators)}, pads)
+        y = MaxPool<kernel_shape = [2,2], strides = [2,2]>(padded)
+    }}"""
+    return onnx.parser.parse_model(text)
+
+
+@pytest.mark.parametrize("operators", [(), ("Neg",), ("Neg", "Identity")])
+def test_padding_with_numbers_names_its_axes_before_a_pooling(operators: tuple[str, ...], tmp_path: Path) -> None:
+    model = padded(*operators)
+    apart = graph.with_paddings_apart(model)
+    onnx.checker.check_model(apart, full_check=True)
+    pad = next(node for node in apart.graph.node if node.op_type == "Pad")
+    axes = next(tensor for tensor in apart.graph.initializer if tensor.name == pad.input[3])
+    assert onnx.numpy_helper.to_array(axes).tolist() == [0, 1, 2, 3]
+    assert model == padded(*operators)
+    pixels = np.random.default_rng(1).normal(size=(2, 2, 6, 6)).astype(np.float32)
+    ours, theirs = session(apart, tmp_path / "ours.onnx"), session(model, tmp_path / "theirs.onnx")
+    np.testing.assert_array_equal(ours.run(pixels)[0], theirs.run(pixels)[0])
+
+
+def test_padding_that_may_be_moved_stays() -> None:
+    for model in (padded("Relu"), padded("Relu", "Transpose"), padded(opset=17)):
+        assert graph.with_paddings_apart(model) == model
+    convolved = padded()
+    convolved.graph.node[-1].op_type = "LpPool"
+    assert graph.with_paddings_apart(convolved) == convolved
