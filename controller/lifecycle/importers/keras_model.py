@@ -4,6 +4,8 @@ Rules:
     * No code in a file is run: a class that Keras does not have, or a Lambda layer, is refused by name.
     * The graph takes what the model takes, channels last. torch's dynamo exporter is the one route, a Keras
       model being a torch module; Keras' own exporter adds inputs, or writes operators that nobody has.
+    * A model computes in float32, whatever dtype policy its layers were trained under: what fp16 brings is measured by
+      a variant of its own.
     * A model whose first layers rescale or normalize takes raw pixels, and says so; where those layers would not
       bring raw pixels anywhere near what a network computes with, nothing is said.
 """
@@ -14,6 +16,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["ROUTE", "ChannelsLast", "hold", "open_built", "open_source"]
 
 ROUTE = "dynamo"
+FLOAT32 = "float32"
 NORMALIZING = ("Rescaling", "Normalization")
 TRANSPARENT = ("InputLayer", "Identity", "Resizing", "CenterCrop", "Dropout", "GaussianNoise")
 """Layers that may stand before or among those, and change nothing, or only the size; so may all ``Random...``."""
@@ -103,9 +107,23 @@ def hold(model: keras.Model, job: Job, facts: SourceFacts) -> ModuleSource:
         UsageError: Nothing says how large its pictures are, or two say different things.
         ExportError: It takes something else than pictures, or does not run on them.
     """
+    facts = replace(facts, warnings=(*facts.warnings, *_in_float32(model)))
     return ModuleSource(
         ChannelsLast(model), torch.zeros(EXAMPLE_BATCH, *_shape(model, job)), facts, _output_names(model)
     )
+
+
+def _in_float32(model: keras.Model) -> tuple[str, ...]:
+    """Have every layer of *model* compute in float32; return a note of the policies that some had instead."""
+    policies = []
+    for layer in model._flatten_layers():  # noqa: SLF001 - Keras has no other way to the layers inside of layers
+        policy = layer.dtype_policy
+        if policy.quantization_mode is None and policy.compute_dtype != FLOAT32:
+            policies.append(policy.name)
+            layer.dtype_policy = FLOAT32
+    model.float()  # of a policy that is not mixed, the weights were not float32 either
+    found = ", ".join(dict.fromkeys(policies))
+    return (f"the dtype policy of its layers was {found}; they are imported as float32",) if found else ()
 
 
 def _output_names(model: keras.Model) -> tuple[str, ...] | None:

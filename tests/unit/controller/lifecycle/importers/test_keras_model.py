@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto
 
 from controller.errors import ExportError
 from controller.lifecycle.importers import factory
@@ -24,6 +25,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*HDF5 file:UserWarning"),
 ]
+
+ROUNDING = {"mixed_float16": 1e-2, "mixed_bfloat16": 5e-2, "float16": 1e-2, "float64": 1e-5}
+"""By dtype policy: what its answers may differ from those of float32, relative to the largest."""
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,31 @@ def test_h5_of_any_size_needs_one_and_keeps_its_channel(keras: Any, tmp_path: Pa
     source = open_source(Job(source=job.source, image_size=(8, 12)))
     assert source.facts.framework == f"keras {keras.__version__}"
     assert worst_difference(source, (8, 12, 1)) < 1e-4
+
+
+@pytest.mark.parametrize("policy", ROUNDING)
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_model_of_another_dtype_policy_is_imported_in_float32(
+    keras: Any, tmp_path: Path, policy: str, suffix: str
+) -> None:
+    keras.config.set_dtype_policy(policy)
+    try:
+        layers = keras.layers
+        inner = keras.Sequential([layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU()])
+        model = small(keras, layers.Rescaling(1 / 255), inner)
+        pixels = np.random.default_rng(3).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+        trained = keras.ops.convert_to_numpy(keras.ops.cast(model(pixels), "float32"))
+        job = saved(model, tmp_path / f"model.{suffix}")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    source = open_source(job)
+    assert source.facts.warnings[-1] == f"the dtype policy of its layers was {policy}; they are imported as float32"
+    weights = source.convert("dynamo").graph.initializer
+    assert {weight.data_type for weight in weights} <= {TensorProto.FLOAT, TensorProto.INT64}
+    assert worst_difference(source, (8, 8, 3), scale=100) < 1e-5
+    answer = source.run(pixels)[0]
+    assert answer.dtype == np.float32
+    assert np.abs(answer - trained).max() < ROUNDING[policy] * np.abs(trained).max()
 
 
 def test_outputs_keep_their_names(keras: Any, tmp_path: Path) -> None:
