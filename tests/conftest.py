@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Command, command_line
 
 TEST_DATA = Path(os.environ.get("VEDETTE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -30,3 +31,18 @@ def test_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """The `vedette` command."""
+    return command_line(capsys)
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread for torch, here and in processes: the bits depend on it, and waiting threads spin."""
+    import torch
+
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")

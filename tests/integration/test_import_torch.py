@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import Command, command_line
+from command_line import Command
 
 from controller.lifecycle.importers.factory import open_source
 from controller.lifecycle.importers.source import Job
@@ -53,11 +53,6 @@ except SystemExit as ended:
     sys.exit(ended.code or ("torch was loaded outside its process" if "torch" in sys.modules else 0))
 """
 IMPORT = ("model", "import", "--task", "classification", "--preprocess", "unit", "--name", "m")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(capsys)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command_line import Command, command_line
+from command_line import Command
 
 from controller.lifecycle.variants.kinds import requested
 from runtime.datasets import open_dataset
@@ -26,21 +26,9 @@ from runtime.hardware import this_machine
 from runtime.predictor import Predictor
 from runtime.store import ModelStore, resolve_artifact
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 TRAIN = ("train", "--data", "digits#train", "--arch", "tiny", "--seed", "3")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train with one thread, here and in processes: the bits depend on it, and waiting threads spin."""
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(capsys)
 
 
 def test_digits_from_training_to_prediction(command: Command, tmp_path: Path) -> None:

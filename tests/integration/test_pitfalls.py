@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from command_line import Command, command_line
+from command_line import Command
 from custom_operators import library_path
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -27,11 +27,6 @@ IMPORT = ("model", "import", "--name", "broken", "--task", "classification", "--
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(capsys)
 
 
 @pytest.fixture

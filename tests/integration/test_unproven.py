@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from artifact_of import artifact_of
+from color_model import SIDE, color_artifact
 from fleet_lab import lab, wait_for
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.registry.publish import publish
 from runtime.artifact import Artifact
 from runtime.hardware import this_machine
-from runtime.manifest import Postprocess, Preprocess, Resize, VariantRequires
+from runtime.manifest import VariantRequires
 from runtime.store import ModelStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
-SIDE, WIDTH = 8, 256
+WIDTH = 256
 PROMISED = "int8-u8s8"
 
 
@@ -55,18 +55,7 @@ def _artifact(root: Path) -> Artifact:
     models = {name: root / f"model.{name}.onnx" for name in ("fp32", PROMISED)}
     for path, rounds in zip(models.values(), (400, 1), strict=True):
         onnx.save(_graph(rounds), path)
-    return artifact_of(
-        models,
-        root,
-        Preprocess(resize=Resize(mode="exact", size=(SIDE, SIDE)), embedded=True),
-        Postprocess(kind="classification", top_k=2),
-        golden_input=np.arange(2 * SIDE * SIDE * 3, dtype=np.uint8).reshape(2, SIDE, SIDE, 3),
-        opset=20,
-        ir=10,
-        name="means",
-        task="classification",
-        labels=("red", "green", "blue"),
-    )
+    return color_artifact(models, root, name="means")
 
 
 def _publish(store: ModelStore, root: Path) -> None:

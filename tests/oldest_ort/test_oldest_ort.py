@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
-from artifact_of import artifact_of
-from command_line import Command, command_line
+from command_line import Command
+from mobilenet import IMAGENET, mobilenet_artifact
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
@@ -21,18 +20,16 @@ from controller.lifecycle.graph import load_graph, with_paddings_apart
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
 from controller.lifecycle.quantization.quantize import Scheme, prepare, quantize
 from runtime.datasets import open_dataset
-from runtime.manifest import Postprocess, Preprocess, Requires, Resize
+from runtime.manifest import Requires
 from runtime.preprocess import Preprocessor
 from runtime.session import Session
 from runtime.store import resolve_artifact
 
-IMAGENET = Preprocess(
-    resize=Resize(size=256), crop=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1 / 255
-)
 PYTHON = os.environ.get(OLDEST_VARIABLE)
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(PYTHON is None, reason="no old ONNX Runtime here; run: make test-oldest-ort"),
 ]
 
@@ -40,18 +37,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def oldest() -> OldestRuntime:
     return OldestRuntime.open(Path(str(PYTHON)))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting threads of torch spin, here and in processes."""
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(capsys)
 
 
 def test_it_is_the_version_that_manifests_claim(oldest: OldestRuntime) -> None:
@@ -70,15 +55,7 @@ def test_mobilenet_loads_and_agrees_there(
         path = tmp_path / "int8.onnx"
         onnx.save(quantize(graph, images.ranges(), Scheme()), path)
     check_graph(path, oldest=oldest)
-    artifact = artifact_of(
-        {precision: path},
-        tmp_path / "artifact",
-        IMAGENET,
-        Postprocess(kind="classification"),
-        tolerance=tolerance,
-        task="classification",
-        labels=tuple(test_data("images/imagenet_labels.txt").read_text().splitlines()),
-    )
+    artifact = mobilenet_artifact(precision, path, tmp_path / "artifact", test_data, tolerance=tolerance)
     assert prove_on_oldest(artifact.root, artifact.manifest, oldest).requires.ort == ">=1.22"
 
 

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from artifact_of import artifact_of
+from mobilenet import mobilenet_artifact
 
 from runtime import proving, session
 from runtime.artifact import Artifact
 from runtime.cli import run_command, vedette
 from runtime.errors import ProviderError
-from runtime.manifest import Postprocess, Preprocess, Resize
 from runtime.predictor import Predictor, choose
 from runtime.probe import PROBE_VARIANT, probe_root
 from runtime.proof import Proof, engine_folder, prove_isolated
@@ -39,10 +38,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not (BUILT_IN or PLUGGED or WANTED), reason="no OpenVINO here; run: make test-openvino"),
 ]
-
-IMAGENET = Preprocess(
-    resize=Resize(size=256), crop=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1 / 255
-)
 
 
 @pytest.fixture
@@ -65,15 +60,7 @@ def mobilenet(test_data: Callable[[str], Path], tmp_path: Path, proof: Proof) ->
     assert proof.passed, proof.reason
     model = test_data("models/mobilenet_v2.onnx")
     golden = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
-    return artifact_of(
-        {"fp32": model},
-        tmp_path / "mobilenet",
-        IMAGENET,
-        Postprocess(kind="classification"),
-        golden_input=golden,
-        task="classification",
-        labels=tuple(test_data("images/imagenet_labels.txt").read_text().splitlines()),
-    )
+    return mobilenet_artifact("fp32", model, tmp_path / "mobilenet", test_data, golden_input=golden)
 
 
 def test_it_is_here_in_the_way_that_was_asked_for() -> None:

@@ -6,7 +6,9 @@ uint8 NHWC in -> float -> mean over the picture -> 3 scores, one a channel; labe
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,18 +48,22 @@ def write_artifact(root: Path, version: int = 1) -> Artifact:
     root.mkdir(parents=True)
     model = root / "model.fp32.onnx"
     onnx.save(_model(version), model)
+    return color_artifact({"fp32": model}, root, name="color", version=version)
+
+
+def color_artifact(models: Mapping[str, Path], root: Path, **fields: Any) -> Artifact:
+    """Write *models*, by variant id, as an artifact into *root*: each takes pictures and scores colors as this one."""
     return artifact_of(
-        {"fp32": model},
+        models,
         root,
         Preprocess(resize=Resize(mode="exact", size=(SIDE, SIDE)), embedded=True),
         Postprocess(kind="classification", top_k=2),
         golden_input=np.arange(2 * SIDE * SIDE * 3, dtype=np.uint8).reshape(2, SIDE, SIDE, 3),
         opset=20,
         ir=10,
-        name="color",
-        version=version,
         task="classification",
         labels=LABELS,
+        **fields,
     )
 
 

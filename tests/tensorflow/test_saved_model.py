@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import Command, command_line
+from command_line import Command
 
 from runtime.datasets import open_dataset
 from runtime.images import load
@@ -22,11 +22,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(PYTHON is None, reason="no TensorFlow here; run: make test-tensorflow"),
 ]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return command_line(capsys)
 
 
 def pictures(uri: str) -> tuple[np.ndarray, np.ndarray]:

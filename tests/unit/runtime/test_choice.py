@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from machines import machine
 
 from runtime.choice import fallback, fastest, pairs, unfit
 from runtime.errors import ProviderError
-from runtime.hardware import Machine, Part
+from runtime.hardware import Part
 from runtime.manifest import Manifest, Variant, VariantRequires
 from runtime.probe import probe_root
 from runtime.proof import Proof
@@ -22,18 +23,6 @@ def variant(name: str, *flags: str, providers: tuple[str, ...] = ("*",)) -> Vari
     document = PROBE.variants[0].model_dump(mode="json")
     changes = {"id": name, "file": f"{name}.onnx", "providers": providers, "requires": {"cpu_flags": flags}}
     return Variant.model_validate(document | changes)
-
-
-def machine(*parts: Part, flags: tuple[str, ...] = ()) -> Machine:
-    return Machine(
-        architecture="x86_64",
-        model="Some CPU",
-        vendor="AuthenticAMD",
-        cpu_count=2,
-        memory_mb=1000,
-        cpu_flags=frozenset(flags),
-        parts=frozenset({Part.CPU, *parts}),
-    )
 
 
 def proof(reference: str, name: str = "fp32", latency: float | None = 1.0, reason: str = "", **fields: Any) -> Proof:
@@ -50,13 +39,13 @@ def proof(reference: str, name: str = "fp32", latency: float | None = 1.0, reaso
     )
 
 
-NVIDIA = machine(Part.GPU, Part.NVIDIA_GPU)
+NVIDIA = machine(parts=(Part.GPU, Part.NVIDIA_GPU))
 
 
 def test_cpu_flags_decide_on_providers_of_the_cpu_and_on_no_other() -> None:
     made = [variant("int8-vnni", "avx512_vnni"), variant("int8-avx2", "avx2"), variant("fp32")]
     providers = [find(CUDA), find(OPENVINO), find(CPU)]
-    tried, skipped = pairs(made, providers, machine(flags=("avx2",)))
+    tried, skipped = pairs(made, providers, machine("avx2"))
     assert [(pair.variant, pair.provider.reference) for pair in tried] == [
         ("int8-vnni", CUDA),
         ("int8-avx2", CUDA),
@@ -73,7 +62,7 @@ def test_cpu_flags_decide_on_providers_of_the_cpu_and_on_no_other() -> None:
 
 
 def test_all_flags_are_needed() -> None:
-    tried, skipped = pairs([variant("int8", "avx2", "avx512_vnni", "amx_int8")], [find(CPU)], machine(flags=("avx2",)))
+    tried, skipped = pairs([variant("int8", "avx2", "avx512_vnni", "amx_int8")], [find(CPU)], machine("avx2"))
     assert tried == []
     assert "it needs avx512_vnni, amx_int8, which" in skipped[0].reason
 
@@ -92,7 +81,7 @@ def test_all_flags_are_needed() -> None:
     ],
 )
 def test_any_flag_may_do_and_a_better_processor_is_for_another_variant(requires: VariantRequires, says: str) -> None:
-    found = unfit(requires, machine(flags=("avx2",)))
+    found = unfit(requires, machine("avx2"))
     assert found.startswith(says)
     assert bool(found) == bool(says)
 
@@ -161,7 +150,7 @@ def test_the_first_that_was_preferred_is_the_one_that_is_told() -> None:
 
 
 def test_an_accelerator_that_is_slower_is_told_with_both_figures() -> None:
-    jetson = machine(Part.NVIDIA_GPU)
+    jetson = machine(parts=(Part.NVIDIA_GPU,))
     slow = [proof(name, latency=3.0) for name in ("TensorrtExecutionProvider", CUDA)]
     said = fallback(jetson, chosen := proof(CPU, "int8", 1.25), [*slow, chosen])
     assert said == (

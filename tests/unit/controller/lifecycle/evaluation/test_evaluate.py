@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from listed_rows import Listed
 from task_models import KEYPOINTS, SIDE, write_task_artifact
 
 from controller.lifecycle.evaluation.evaluate import Evaluation, evaluate
@@ -19,21 +19,11 @@ from runtime.tasks.records import class_mask_png
 GREEN, BLUE, RED = (0, 200, 0), (0, 0, 200), (200, 0, 0)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A dataset of rows that are given."""
-
-    given: tuple[Mapping[str, Any], ...]
-    label_names: tuple[str, ...] | None = None
-    uri: str = "listed"
-    fingerprint: str = ""
-
-    def __len__(self) -> int:
-        return len(self.given)
-
-    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-        for number, known in enumerate(self.given[start:stop]):
-            yield Row(**({"label": None, "source_file": f"{number}.png", "source_row": 0} | dict(known)))
+def listed(given: Sequence[Mapping[str, Any]]) -> Listed:
+    """Return rows of what is *given*, without a label where none is."""
+    nothing = {"label": None, "source_row": 0}
+    rows = (Row(**(nothing | {"source_file": f"{n}.png"} | dict(known))) for n, known in enumerate(given))
+    return Listed(tuple(rows))
 
 
 def plain(color: tuple[int, int, int], side: int = 2 * SIDE) -> np.ndarray:
@@ -61,7 +51,7 @@ def segmented(artifact: Artifact) -> Evaluation:
     half[SIDE:] = BLUE
     right = np.where(np.arange(2 * SIDE) < SIDE, 1, 2)[:, None].repeat(2 * SIDE, axis=1)
     rows = ({"image": half, "mask": mask(right)}, {"image": plain(GREEN), "mask": mask(np.full((16, 16), 2))})
-    return evaluate(artifact, "fp32", Listed(rows))
+    return evaluate(artifact, "fp32", listed(rows))
 
 
 def test_a_segmenter_is_judged_by_masks(artifacts: Mapping[str, Artifact]) -> None:
@@ -83,7 +73,7 @@ def test_mattes_are_judged_by_masks(artifacts: Mapping[str, Artifact]) -> None:
     rows = tuple(
         {"image": plain((red, 0, 0)), "mask": mask(np.full((16, 16), truth))} for red, truth in ((255, 255), (51, 0))
     )
-    found = evaluate(artifacts["saliency"], "fp32", Listed(rows))
+    found = evaluate(artifacts["saliency"], "fp32", listed(rows))
     assert found.primary == "max_f"
     assert found.metrics == pytest.approx({"max_f": 1, "iou": 1, "mae": 0.1})
 
@@ -101,7 +91,7 @@ def body(side: int, shift: float = 0.0) -> Objects:
 
 def test_a_pose_is_judged_by_keypoints(artifacts: Mapping[str, Artifact]) -> None:
     def judged(shift: float) -> Evaluation:
-        return evaluate(artifacts["movenet"], "fp32", Listed(({"image": plain(RED), "objects": body(16, shift)},)))
+        return evaluate(artifacts["movenet"], "fp32", listed(({"image": plain(RED), "objects": body(16, shift)},)))
 
     assert judged(0).metrics["oks_ap"] == pytest.approx(1)
     assert judged(0).notes == ("OKS with the sigma 0.067 for all 3 keypoints: COCO's are for its 17",)
@@ -111,7 +101,7 @@ def test_a_pose_is_judged_by_keypoints(artifacts: Mapping[str, Artifact]) -> Non
 def test_embeddings_are_judged_by_labels_of_any_kind(artifacts: Mapping[str, Artifact]) -> None:
     pairs = ((GREEN, 500), ((10, 220, 10), 500), (BLUE, 7), ((10, 10, 220), 7))
     rows = tuple({"image": plain(color), "label": label} for color, label in pairs)
-    assert evaluate(artifacts["embedding"], "fp32", Listed(rows)).metrics == {"recall1": 1}
+    assert evaluate(artifacts["embedding"], "fp32", listed(rows)).metrics == {"recall1": 1}
 
 
 def test_images_that_cannot_be_used_are_counted_and_said(artifacts: Mapping[str, Artifact]) -> None:
@@ -121,16 +111,16 @@ def test_images_that_cannot_be_used_are_counted_and_said(artifacts: Mapping[str,
         {"image": None},
         {"image": b""},
     )
-    found = evaluate(artifacts["semantic"], "fp32", Listed(rows))
+    found = evaluate(artifacts["semantic"], "fp32", listed(rows))
     assert found.images == 1
     assert found.skipped == {"not_an_image": 1, "missing": 1, "empty": 1}
     assert found.notes == ("images that could not be used: 1 empty, 1 missing, 1 not_an_image",)
     with pytest.raises(DatasetError, match="listed has no usable image: 1 empty"):
-        evaluate(artifacts["semantic"], "fp32", Listed(({"image": b""},)))
+        evaluate(artifacts["semantic"], "fp32", listed(({"image": b""},)))
 
 
 def test_data_in_which_nothing_is_labelled_is_an_error(artifacts: Mapping[str, Artifact]) -> None:
-    nothing = Listed(({"image": plain(GREEN), "mask": mask(np.full((16, 16), 255))},))
+    nothing = listed(({"image": plain(GREEN), "mask": mask(np.full((16, 16), 255))},))
     with pytest.raises(DatasetError, match="listed has nothing that mIoU could be measured by"):
         evaluate(artifacts["semantic"], "fp32", nothing)
 
@@ -139,7 +129,7 @@ def test_the_same_data_shows_the_same_examples(artifacts: Mapping[str, Artifact]
     rows = tuple(
         {"image": plain((0, 100 + number, 0)), "mask": mask(np.full((16, 16), number % 3))} for number in range(30)
     )
-    first, second = (evaluate(artifacts["semantic"], "fp32", Listed(rows)) for _ in range(2))
+    first, second = (evaluate(artifacts["semantic"], "fp32", listed(rows)) for _ in range(2))
     assert first.examples == second.examples
     assert len(first.examples) == 6
     assert len({example.number for example in first.examples}) == 6

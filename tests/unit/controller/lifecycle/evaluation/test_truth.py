@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from detection_heads import manifest_of
+from listed_rows import Listed
 from PIL import Image
 
 from controller.lifecycle.evaluation.label_map import COCO_IDS, LabelMap
@@ -34,22 +35,6 @@ def objects_of(labels: Sequence[int], **more: Any) -> Objects:
 
 def row(**known: Any) -> Row:
     return Row(image=b"", label=known.pop("label", None), source_file="a.png", source_row=0, **known)
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A dataset of rows that are given."""
-
-    given: tuple[Row, ...]
-    label_names: tuple[str, ...] | None = None
-    uri: str = "listed"
-    fingerprint: str = ""
-
-    def __len__(self) -> int:
-        return len(self.given)
-
-    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-        return iter(self.given[start:stop])
 
 
 def png(pixels: np.ndarray, mode: str | None = None) -> bytes:

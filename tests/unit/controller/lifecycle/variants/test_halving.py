@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from graph_runs import run_images
 
 from controller.errors import ExportError
 from controller.lifecycle.graph import precision_of
@@ -36,18 +36,13 @@ def source() -> onnx.ModelProto:
     return model
 
 
-def run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": batch})[0]
-
-
 def test_what_overflows_stays_in_fp32_and_inputs_and_outputs_keep_their_types(source: onnx.ModelProto) -> None:
     half = halved(source)
     kinds = [value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)]
     assert kinds == [onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT]
     assert precision_of(half) == "fp16"
     batch = np.array([[255, 3, 7, 250], [0, 1, 2, 3]], np.uint8)
-    np.testing.assert_allclose(run(half, batch), run(source, batch), atol=2e-3)
+    np.testing.assert_allclose(run_images(half, batch), run_images(source, batch), atol=2e-3)
 
 
 def test_between_operators_in_fp32_nothing_is_rounded(source: onnx.ModelProto) -> None:

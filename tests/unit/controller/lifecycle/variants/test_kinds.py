@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from machines import machine
 
 from controller.lifecycle.variants.kinds import ALL, INT8, VARIANTS, at_hand, requested
 from controller.lifecycle.variants.weights import mostly_matrix_products
@@ -16,18 +17,6 @@ from runtime.hardware import Machine, Part
 from runtime.providers import PROVIDERS
 
 VNNI, AVX2, DOTPROD, PI = ("avx2", "avx512_vnni"), ("avx2",), ("asimd", "asimddp"), ("asimd",)
-
-
-def machine(*flags: str, parts: tuple[Part, ...] = ()) -> Machine:
-    return Machine(
-        architecture="x86_64",
-        model="Some CPU",
-        vendor="AuthenticAMD",
-        cpu_count=2,
-        memory_mb=1000,
-        cpu_flags=frozenset(flags),
-        parts=frozenset({Part.CPU, *parts}),
-    )
 
 
 @pytest.mark.parametrize("kind", VARIANTS.values(), ids=VARIANTS)

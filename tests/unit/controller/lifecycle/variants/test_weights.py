@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from graph_runs import run_images
 from onnx import numpy_helper
 
 from controller.lifecycle.graph import precision_of
@@ -36,11 +36,6 @@ def source() -> onnx.ModelProto:
     return model
 
 
-def run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": batch})[0]
-
-
 def test_matrix_products_become_integer_and_answers_stay(source: onnx.ModelProto) -> None:
     quantized = dynamic_int8(source)
     onnx.checker.check_model(quantized, full_check=True)
@@ -49,8 +44,8 @@ def test_matrix_products_become_integer_and_answers_stay(source: onnx.ModelProto
     assert operators.count("Conv") == 1
     assert precision_of(quantized) == "int8"
     batch = np.random.default_rng(2).normal(0, 1, (5, 3, 8, 8)).astype(np.float32)
-    expected = run(source, batch)
-    assert np.abs(run(quantized, batch) - expected).max() < 0.05 * np.abs(expected).max()
+    expected = run_images(source, batch)
+    assert np.abs(run_images(quantized, batch) - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_weights_have_a_scale_for_each_column(source: onnx.ModelProto) -> None:
