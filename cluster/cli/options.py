@@ -1,0 +1,65 @@
+"""What a batch job can be asked for: the options that `vedette batch run` and `submit` share.
+
+Rules:
+    * An option of a job is spelled here and nowhere else. Where the job runs (`--local`, `--address`)
+      and what becomes of its plan (`--dry-run`) are each verb's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = ["JOB_OPTIONS", "job_options"]
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+JOB_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--model", required=True, help="NAME, NAME@VERSION, or the path of an artifact."),
+    click.option(
+        "--input", "input_", required=True, metavar="URI", help="Parquet, image folder, IDX, CIFAR archive, digits."
+    ),
+    click.option(
+        "--output", required=True, metavar="URI", help="Directory to write; it belongs to this job from then on."
+    ),
+    click.option("--image-column", metavar="COLUMN", help="Holds the images; found out if there is only one."),
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="COLS",
+        help="Input columns to pass through: COLUMN or COLUMN=NAME, separated by commas; where the output has a column "
+        "of that name itself, COLUMN is kept as input_COLUMN.",
+    ),
+    click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...]."),
+    click.option("--workers", default="auto", show_default=True, metavar="SPEC", help="auto (one a core), N or cpu=N."),
+    click.option("--provider", default="auto", show_default=True, help="Execution provider to run on."),
+    click.option(
+        "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Images an inference."
+    ),
+    click.option(
+        "--shard-rows", type=click.IntRange(min=1), help="At most so many rows a shard [default: by input size]."
+    ),
+    click.option("--max-bad-rows", type=click.IntRange(min=0), help="End the job at more bad rows [default: never]."),
+    click.option(
+        "--max-retries", type=click.IntRange(min=0), default=3, show_default=True, help="Further tries of a shard."
+    ),
+    click.option(
+        "--stall-timeout",
+        type=click.FloatRange(min=1),
+        default=300.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Give a shard up that makes no progress for so long.",
+    ),
+    click.option("--store", metavar="URI", help="Artifact store that --model names a model of."),
+)
+"""In the order in which `--help` lists them."""
+
+
+def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add every option of a job to the command that *function* is."""
+    for option in reversed(JOB_OPTIONS):
+        function = option(function)
+    return function

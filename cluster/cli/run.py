@@ -1,0 +1,42 @@
+"""`vedette batch run`: a batch job from this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cluster.cli.options import job_options
+from runtime.terminal import emit, json_option, table
+
+__all__ = ["run"]
+
+
+@click.command()
+@job_options
+@click.option("--local", is_flag=True, help="Run in this process, without Ray.")
+@click.option("--address", metavar="RAY", help="Ray cluster to use [default: RAY_ADDRESS, else one is started here].")
+@click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing.")
+@json_option
+def run(*, input_: str, filter_: str | None, keep: tuple[str, ...], dry_run: bool, as_json: bool, **rest: Any) -> None:
+    """Run a model over a dataset; the same command again goes on where it stopped.
+
+    Each row of the input is either in the output once, or in quarantine with a reason. What is
+    committed survives any crash.
+    """
+    from cluster.job import BatchOptions, plan_job, run_batch
+
+    names = tuple(name.strip() for group in keep for name in group.split(",") if name.strip())
+    options = BatchOptions(input=input_, filter=filter_, keep=names, **rest)
+    if dry_run:
+        plan = plan_job(options).describe()
+        emit(plan, as_json=as_json, text=lambda: _plan_text(plan))
+        return
+    summary = run_batch(options)
+    emit(summary.as_dict(), as_json=as_json, text=summary.text)
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    columns = plan.pop("columns")
+    facts = [(name.replace("_", " "), "-" if value is None else value) for name, value in plan.items()]
+    return table(("plan", ""), facts) + "\n\n" + table(("output column", "type"), list(columns.items()))
