@@ -9,7 +9,6 @@ VedetteError                     (`runtime.errors`)
 ├── ServeError                   the controller cannot serve: an address in use, a database not usable
 ├── FleetError                   a device or a rollout is not as the request needs it (HTTP 409)
 │   └── NotFoundError            no such device, rollout or token (HTTP 404)
-├── ApiError                     the controller refused a request, or does not answer
 └── DemoError                    a step of the demo did not hold
 """
 
@@ -18,7 +17,6 @@ from __future__ import annotations
 from runtime.errors import VedetteError
 
 __all__ = [
-    "ApiError",
     "BrokerError",
     "DemoError",
     "ExportError",
@@ -28,7 +26,6 @@ __all__ = [
     "RegistryError",
     "ServeError",
     "TrainingError",
-    "UnreachableError",
 ]
 
 
@@ -70,14 +67,6 @@ class FleetError(VedetteError):
 
 class NotFoundError(FleetError):
     """No such device, rollout or token."""
-
-
-class ApiError(VedetteError):
-    """The controller refused a request."""
-
-
-class UnreachableError(ApiError):
-    """The controller does not answer."""
 
 
 class DemoError(VedetteError):

@@ -36,11 +36,11 @@ from controller.errors import ServeError
 from controller.fleet.blobs import DEFAULT_RATE, BlobServer, ChunkIndex
 from controller.fleet.bridge import Bridge
 from controller.fleet.devices import credentials
-from controller.presence import Presence
 from controller.rollouts.engine import RolloutEngine
 from runtime.errors import UsageError, VedetteError
 from runtime.files import exclusive_lock, replace_bytes
 from runtime.home import Home
+from runtime.presence import Presence
 from runtime.protocol.bundle import BrokerAddress
 from runtime.protocol.topics import check_level
 from runtime.store import ModelStore

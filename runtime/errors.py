@@ -11,7 +11,9 @@
     ├── ModelError               an ONNX file cannot be loaded, or does not fit its manifest
     ├── ProviderError            an execution provider cannot be had, or is not proven
     ├── ProtocolError            a topic or a message is not of the fleet protocol
-    └── HomeError                the state directory is not usable, or in use
+    ├── HomeError                the state directory is not usable, or in use
+    └── ApiError                 the controller refused a request
+        └── UnreachableError     it does not answer
 
 Rules: the text names the thing, what was found, what was expected, and what to do where that is
 known; it is one line. The siblings' trees (`cluster.errors`, `controller.errors`,
@@ -24,6 +26,7 @@ from typing import ClassVar, Literal, get_args
 
 __all__ = [
     "IMAGE_REASONS",
+    "ApiError",
     "ArtifactError",
     "DatasetError",
     "HomeError",
@@ -35,11 +38,12 @@ __all__ = [
     "ProtocolError",
     "ProviderError",
     "StoreError",
+    "UnreachableError",
     "UsageError",
     "VedetteError",
 ]
 
-ImageReason = Literal["empty", "not_an_image", "truncated", "too_large", "unsupported", "missing"]
+ImageReason = Literal["empty", "not_an_image", "truncated", "too_large", "unsupported", "missing", "crashed_worker"]
 IMAGE_REASONS: tuple[ImageReason, ...] = get_args(ImageReason)
 
 
@@ -62,7 +66,7 @@ class ImageError(VedetteError):
         reason: ``empty`` (no bytes), ``not_an_image`` (no known signature), ``truncated`` (it ends
             early or its data is corrupt), ``too_large`` (more pixels than the limit),
             ``unsupported`` (a known format in a form that no decoder reads), ``missing`` (null, or
-            a path that is not there).
+            a path that is not there), ``crashed_worker`` (the process that decodes or infers it dies).
     """
 
     def __init__(self, reason: ImageReason, detail: str) -> None:
@@ -109,3 +113,19 @@ class ProtocolError(VedetteError):
 
 class HomeError(VedetteError):
     """The state directory is not usable, or another process holds it."""
+
+
+class ApiError(VedetteError):
+    """The controller refused a request.
+
+    Attributes:
+        status: HTTP status of its answer; 0 where it gave none.
+    """
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class UnreachableError(ApiError):
+    """The controller does not answer."""

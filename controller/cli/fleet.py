@@ -15,8 +15,7 @@ import click
 from controller.cli.figures import proof_of
 from controller.cli.rollouts import rollout
 from controller.cli.shared import client, controller_option, reference
-from controller.errors import ApiError
-from runtime.errors import UsageError
+from runtime.errors import ApiError, UsageError
 from runtime.home import Home
 from runtime.protocol.messages import VariantProof
 from runtime.terminal import emit, json_option, table

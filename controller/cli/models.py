@@ -265,8 +265,8 @@ def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
 
 def _proofs(manifest: Manifest, url: str | None) -> list[dict[str, Any]]:
     """Return what devices said of the unproven variants of *manifest*; nothing if there are none, or no controller."""
-    from controller.client import Client
-    from controller.errors import ApiError
+    from runtime.client import Client
+    from runtime.errors import ApiError
 
     if not any(variant.unproven for variant in manifest.variants):
         return []

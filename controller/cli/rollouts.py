@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from controller.cli.shared import client, controller_option, reference
-from controller.errors import ApiError, UnreachableError
-from runtime.errors import UsageError
+from runtime.errors import ApiError, UnreachableError, UsageError
 from runtime.terminal import emit, json_option, table
 
 if TYPE_CHECKING:
-    from controller.client import Client
+    from runtime.client import Client
 
 __all__ = ["rollout"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from controller.client import Client
+    from runtime.client import Client
 
 __all__ = ["client", "controller_option", "custom_ops_option", "oldest_ort_option", "reference"]
 
@@ -34,7 +34,7 @@ oldest_ort_option = click.option(
 
 def client(url: str | None) -> Client:
     """Return a client of the controller at *url*; raises as `Client.find`."""
-    from controller.client import Client
+    from runtime.client import Client
 
     return Client.find(url)
 

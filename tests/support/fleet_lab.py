@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import psutil
 from color_model import picture, write_artifact
 
-from controller.client import Client
 from controller.demo.sabotage import publish_broken
 from controller.registry.publish import publish
+from runtime.client import Client
 from runtime.protocol.bundle import Bundle
 from runtime.store import ModelStore
 

@@ -1,4 +1,4 @@
-"""A client of the REST API, for the command line.
+"""A client of the controller's REST API, for the commands of every package and for what serves its queue.
 
 Rules:
     * The controller is the one that ``--controller`` or VEDETTE_CONTROLLER names, else the one that
@@ -13,15 +13,15 @@ import ipaddress
 import json
 import os
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-import httpx
-
-from controller.errors import ApiError, UnreachableError
-from controller.presence import Presence
-from runtime.errors import UsageError
+from runtime.errors import ApiError, UnreachableError, UsageError
 from runtime.home import Home
+from runtime.presence import Presence
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["Client"]
 
@@ -32,6 +32,8 @@ class Client:
     """A connection to a controller; close it, or use it as a context."""
 
     def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None = None) -> None:
+        import httpx
+
         self._url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {token}"}
         self._http = httpx.Client(
@@ -80,6 +82,8 @@ class Client:
             UnreachableError: It does not answer.
             ApiError: It refuses.
         """
+        import httpx
+
         try:
             response = self._http.request(method, path, params=query, json=body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -88,7 +92,7 @@ class Client:
         if response.is_success:
             return response.json() if response.content else None
         detail = _detail(response)
-        raise UsageError(detail) if response.status_code == 422 else ApiError(detail)
+        raise UsageError(detail) if response.status_code == 422 else ApiError(detail, response.status_code)
 
 
 def _detail(response: httpx.Response) -> str:

@@ -5,11 +5,10 @@ import json
 import httpx
 import pytest
 
-from controller.client import Client
-from controller.errors import ApiError
-from controller.presence import Presence
-from runtime.errors import UsageError
+from runtime.client import Client
+from runtime.errors import ApiError, UsageError
 from runtime.home import Home
+from runtime.presence import Presence
 
 
 def answering(status, content, seen=None):
