@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["SHARD_BYTES", "InputFile", "RowGroup", "Shard", "ShardLimits", "default_shard_rows", "plan_shards"]
 
@@ -81,6 +81,10 @@ class Shard:
     def rows(self) -> int:
         """How many rows it has."""
         return self.stop - self.start
+
+    def part(self, first: int, end: int) -> Shard:
+        """Return the rows [*first*, *end*) of it, counted from its first, as a shard of the same id."""
+        return replace(self, start=self.start + first, stop=self.start + end)
 
     def __str__(self) -> str:
         return f"{self.id} ({self.path} rows {self.start}-{self.stop - 1})"
