@@ -40,6 +40,9 @@ def _built_in() -> str:
 )
 @click.option("--framework", default="torch", show_default=True, help=f"{', '.join(FRAMEWORKS)}.")
 @click.option("--arch", required=True, help=f"MODULE:FACTORY, or {_built_in()}.")
+@click.option(
+    "--weights", metavar="FILE", help="To begin with, as `model import` takes them.  [default: the arch's own]"
+)
 @click.option("--epochs", type=int, help="How often the data is gone through; not for sklearn, which fits once.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory of the run.")
 @click.option("--image-size", type=int, help="Height and width of the input, pixels.  [default: as the data]")

@@ -102,7 +102,7 @@ class PruneRequest:
     def config(self, record: RunRecord) -> TrainingConfig:
         """Return how the model of the run *record* is trained on."""
         before = {**record.config, "image_size": record.image_size}
-        changes: dict[str, Any] = {"out": self.out, "epochs": self.epochs}
+        changes: dict[str, Any] = {"out": self.out, "epochs": self.epochs, "weights": None}
         changes["learning_rate"] = self.learning_rate or GENTLER * float(before["learning_rate"])
         if self.data is not None:
             changes |= {"data": self.data, "validation": self.validation}

@@ -35,7 +35,7 @@ from runtime.files import hash_file
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["ROUTE", "ChannelsLast", "hold", "open_built", "open_source"]
+__all__ = ["ROUTE", "ChannelsLast", "hold", "open_built", "open_source", "put_weights"]
 
 ROUTE = "dynamo"
 FLOAT32 = "float32"
@@ -90,7 +90,7 @@ def open_built(model: keras.Model, job: Job) -> ModuleSource:
         left = f"the weights are those that {job.source} leaves in the model; --weights FILE gives others"
         said = {**said, "warnings": (*said["warnings"], left)}
     else:
-        _put_weights(model, job.weights)
+        put_weights(model, job.weights)
     facts = SourceFacts(
         framework=f"keras {load_keras().version()}",
         source_sha256=origin_sha256(job),
@@ -160,7 +160,13 @@ def _refusal(path: Path, reason: str) -> ExportError:
     return ExportError(f"Keras does not read {path}: {reason[:400]}")
 
 
-def _put_weights(model: keras.Model, path: Path) -> None:
+def put_weights(model: keras.Model, path: Path) -> None:
+    """Put the weights in the file at *path* into *model*.
+
+    Raises:
+        UsageError: There is no such file.
+        ExportError: They do not fit.
+    """
     if not path.is_file():
         raise UsageError(f"--weights {path} is no file")
     try:

@@ -53,6 +53,9 @@ def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
 
 def _make(config: TrainingConfig, data: TrainingData) -> FlaxLearner:
     model = build(config.arch, len(data.labels), data.image_size, config.seed)
+    if config.weights is not None:
+        weights = Path(config.weights)
+        load_nnx(model, read_weights(weights), weights)
     return FlaxLearner(config=config, preprocess=data.preprocess, model=model)
 
 

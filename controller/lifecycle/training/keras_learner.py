@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from controller.lifecycle.importers.keras_model import put_weights
 from controller.lifecycle.keras_backend import load_keras
 from controller.lifecycle.training.data import TrainingData
 from controller.lifecycle.training.keras_architectures import build
@@ -38,6 +39,8 @@ def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
 
 def _make(config: TrainingConfig, data: TrainingData) -> KerasLearner:
     model = build(config.arch, len(data.labels), data.image_size)
+    if config.weights is not None:
+        put_weights(model, Path(config.weights))
     return KerasLearner(config=config, preprocess=data.preprocess, model=model)
 
 

@@ -62,6 +62,7 @@ class TrainingConfig:
     validation: str | None = None  # URI of the held-out data; None: see `controller.lifecycle.heldout`
     image_column: str | None = None  # of Parquet; None: found out
     label_column: str | None = None  # likewise
+    weights: str | None = None  # file to begin with; None: as the architecture makes them
     augment: str = "auto"  # as `controller.lifecycle.training.augment.choose` takes it
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ MakeLearner = Callable[[TrainingConfig, TrainingData], Learner]
 
 Raises:
     UsageError: The architecture does not fit.
+    ExportError: The weights to begin with cannot be read, or do not fit.
 """
 
 
@@ -53,11 +54,14 @@ def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
         UsageError: The directory holds another run, the framework is not there, or the architecture is unknown or
             does not fit.
         DatasetError: The data cannot be read, is empty, or lacks labels.
+        ExportError: The weights to begin with cannot be read, or do not fit.
         TrainingError: The training diverged, or the checkpoint is not usable.
     """
     framework = framework_of(config.framework)
     if resume and framework.last is None:
         raise UsageError(f"a run of framework {config.framework!r} cannot be resumed; leave --resume out")
+    if config.weights is not None and framework.fits_once:
+        raise UsageError(f"framework {config.framework!r} is fitted anew; leave --weights out")
     record: RunRecord = importlib.import_module(framework.module).train(config, resume=resume)
     return record
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from controller.errors import TrainingError
+from controller.lifecycle.importers.torch_weights import load_into
 from controller.lifecycle.training.architectures import build
 from controller.lifecycle.training.checkpoint import load_tensors, save_tensors
 from controller.lifecycle.training.data import TrainingData
@@ -67,6 +68,8 @@ def train(config: TrainingConfig, *, resume: bool = False) -> RunRecord:
 
 def _make(config: TrainingConfig, data: TrainingData) -> TorchLearner:
     model = build(config.arch, len(data.labels), data.image_size)
+    if config.weights is not None:
+        load_into(model, Path(config.weights))
     return TorchLearner(config=config, preprocess=data.preprocess, model=model.to(best_device()))
 
 

@@ -89,6 +89,9 @@ def test_resumed_run_ends_with_the_same_bits(configure: Configure) -> None:
         }
     )
     assert all(np.array_equal(left[name], right[name]) for name in left)
+    begun = configure("begun", weights=str(whole.out / "best.npz"), epochs=1, learning_rate=1e-9)
+    train(begun)
+    assert np.allclose(arrays(begun.out / "best.npz")["head/kernel"], right["head/kernel"], atol=1e-6)
     ours, theirs = ((run.out / "metrics.jsonl").read_text().splitlines() for run in (cut, whole))
     assert [{**json.loads(row), "seconds": 0} for row in ours] == [{**json.loads(row), "seconds": 0} for row in theirs]
 

@@ -77,6 +77,10 @@ def test_resumed_run_ends_with_the_same_bits(configure: Configure) -> None:
     assert train(cut, resume=True).best == RunRecord.load(whole.out).best
     for left, right in zip(weights_of(whole.out), weights_of(cut.out), strict=True):
         assert np.array_equal(left, right)
+    begun = configure("begun", weights=str(whole.out / "best.keras"), epochs=1, learning_rate=1e-9)
+    train(begun)
+    for left, right in zip(weights_of(whole.out)[:2], weights_of(begun.out)[:2], strict=True):  # kernel and bias
+        assert np.allclose(left, right, atol=1e-6)
     with pytest.raises(UsageError, match="framework was 'keras' and is 'torch'"):
         train(configure("cut", framework="torch", arch="tiny"), resume=True)
 

@@ -210,6 +210,15 @@ def test_a_request_that_makes_no_sense_is_refused(changes: dict[str, Any], said:
         PruneRequest(**{"run": Path("run"), "out": Path("out"), "ratio": 0.3, "epochs": 1, **changes})
 
 
+def test_weights_that_a_run_began_with_are_not_those_that_its_pruning_begins_with(run: Path, tmp_path: Path) -> None:
+    options = {**RunRecord.load(run).config, "weights": str(run / "best.pt"), "epochs": 1, "out": tmp_path / "tuned"}
+    tuned = TrainingConfig(**options)
+    record = train(tuned)
+    request = PruneRequest(run=tuned.out, out=tmp_path / "slim", ratio=0.3, epochs=1, steps=1)
+    assert request.config(record).weights is None
+    assert prune(request).record.pruning is not None
+
+
 def test_runs_of_other_frameworks_and_data_of_other_classes_are_refused(
     run: Path, tmp_path: Path, digit_folder: Path
 ) -> None:

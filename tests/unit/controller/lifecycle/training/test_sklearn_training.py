@@ -101,6 +101,8 @@ def test_a_run_is_read_only_if_it_is_the_one_that_was_written(configure: Configu
         load_run(config.out)
     with pytest.raises(UsageError, match="cannot be resumed"):
         train(config, resume=True)
+    with pytest.raises(UsageError, match="is fitted anew; leave --weights out"):
+        train(configure("other", weights=str(file)))
 
 
 @pytest.mark.parametrize(

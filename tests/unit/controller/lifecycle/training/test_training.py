@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from training_runs import Configure, configures, interrupted
 
-from controller.errors import TrainingError
+from controller.errors import ExportError, TrainingError
 from controller.lifecycle.training import frameworks
 from controller.lifecycle.training.checkpoint import load_tensors
 from controller.lifecycle.training.data import cosine
@@ -143,6 +143,24 @@ def test_two_trainings_cannot_share_a_directory(configure: Configure) -> None:
     config = configure()
     with exclusive_lock(config.out / ".lock", "x"), pytest.raises(HomeError, match="is in use by process"):
         train(config)
+
+
+def test_a_run_begins_with_the_weights_that_it_is_given(configure: Configure) -> None:
+    taught = configure("taught", augment="none")
+    knows = train(taught).best
+    gentle = {"learning_rate": 1e-9, "augment": "none", "epochs": 1}
+    resumed = configure("more", weights=str(taught.out / "best.pt"), **gentle)
+    learned, ignorant = train(resumed), train(configure("anew", **gentle))
+    assert knows is not None
+    assert learned.best is not None
+    assert ignorant.best is not None
+    assert knows.accuracy - 0.1 < learned.best.accuracy
+    assert ignorant.best.accuracy < knows.accuracy - 0.2
+    assert train(resumed, resume=True).best == learned.best
+    with pytest.raises(UsageError, match=r"cannot resume: weights was '.*best\.pt' and is None"):
+        train(replace(resumed, weights=None), resume=True)
+    with pytest.raises(ExportError, match=r"best\.pt does not fit ResNet: "):
+        train(configure("other", arch="tiny", **{**gentle, "weights": resumed.weights}))
 
 
 def test_diverging_training_is_an_error(configure: Configure) -> None:
