@@ -12,8 +12,11 @@ from runtime.terminal import emit, json_option, table
 
 if TYPE_CHECKING:
     from controller.lifecycle.evaluation.evaluate import Evaluation
+    from controller.lifecycle.evaluation.metrics import Confusion
 
 __all__ = ["VERBS"]
+
+MOST_MISTAKES = 5  # that are shown
 
 store_option = click.option("--store", metavar="URI", help="Artifact store.  [default: under VEDETTE_HOME]")
 image_column_option = click.option("--image-column", help="Of Parquet.  [default: found out]")
@@ -75,8 +78,30 @@ def _record(result: Evaluation, agreement: float) -> dict[str, Any]:
         "classes": {label: dict(zip(classes.columns, values, strict=True)) for label, values in classes.rows}
         if classes
         else {},
+        "confusion": _confusion(result.confusion),
         "notes": list(result.notes),
     }
+
+
+def _confusion(confusion: Confusion | None) -> list[dict[str, Any]]:
+    """Return how often what was taken for what, wrong or right, without what never happened."""
+    if confusion is None:
+        return []
+    return [
+        {
+            "labelled": confusion.labels[row],
+            "answered": confusion.labels[column],
+            confusion.unit: int(confusion.counts[row, column]),
+        }
+        for row, column in zip(*confusion.counts.nonzero(), strict=True)
+    ]
+
+
+def _mistakes(confusion: Confusion) -> str:
+    """Return what was most often taken for something else, as text."""
+    mistakes = confusion.mistakes
+    rows = [(one.labelled, one.answered, one.count, f"{one.share:.0%}") for one in mistakes[:MOST_MISTAKES]]
+    return table((f"worst of {len(mistakes)} confusions", "taken for", confusion.unit, "of the class"), rows)
 
 
 def _text(results: Mapping[str, Evaluation], agreements: Mapping[str, float]) -> str:
@@ -94,7 +119,8 @@ def _text(results: Mapping[str, Evaluation], agreements: Mapping[str, float]) ->
         for variant, result in results.items()
     ]
     said = f"{first.images} images on {first.provider}"
-    return f"{table(headers, rows)}\n\n{said}"
+    confused = [_mistakes(first.confusion)] if first.confusion is not None and first.confusion.mistakes else []
+    return "\n\n".join([table(headers, rows), *confused, said])
 
 
 @click.command()

@@ -215,7 +215,15 @@ def test_the_verbs_measure_a_published_model_and_write_its_card(tmp_path: Path) 
     assert variant["primary"] == "miou"
     assert variant["metrics"]["miou"] == pytest.approx(0.5)
     assert variant["classes"]["green"] == {"iou": 0.5, "recall": 0.5, "precision": 1.0, "pixels": 2 * SIDE * SIDE}
-    assert "0.5000" in run("evaluate", str(artifact.root), "--data", data, "--variant", "fp32")
+    half = 2 * SIDE * SIDE // 2
+    assert variant["confusion"] == [
+        {"labelled": "green", "answered": "green", "pixels": half},
+        {"labelled": "green", "answered": "blue", "pixels": half},
+        {"labelled": "blue", "answered": "blue", "pixels": half},
+    ]
+    said = run("evaluate", str(artifact.root), "--data", data, "--variant", "fp32")
+    assert "0.5000" in said
+    assert "worst of 1 confusions" in said
 
     without, full = tmp_path / "without.html", tmp_path / "full.html"
     assert json.loads(run("card", "tiny@1", "--out", str(without), "--json"))["published"] is False

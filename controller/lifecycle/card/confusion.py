@@ -27,19 +27,14 @@ Counts = npt.NDArray[np.int64]
 def confusion_section(confusion: Confusion) -> Markup:
     """Return *confusion* as a table, with a sentence that says how to read it."""
     occurs = np.flatnonzero(confusion.counts.sum(axis=0) + confusion.counts.sum(axis=1))
-    counts = confusion.counts[np.ix_(occurs, occurs)]
-    labels = [confusion.labels[number] for number in occurs]
-    return (_matrix if len(occurs) <= MOST_CLASSES else _worst)(labels, counts, confusion.unit)
+    if len(occurs) > MOST_CLASSES:
+        return _worst(confusion, len(occurs))
+    labels = tuple(confusion.labels[number] for number in occurs)
+    return _matrix(Confusion(labels=labels, counts=confusion.counts[np.ix_(occurs, occurs)], unit=confusion.unit))
 
 
-def _shares(counts: Counts) -> npt.NDArray[np.float64]:
-    """Return *counts* as shares of their rows; 0 where a row is empty."""
-    rows = counts.sum(axis=1, keepdims=True)
-    return np.asarray(np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0))
-
-
-def _matrix(labels: list[str], counts: Counts, unit: str) -> Markup:
-    shares = _shares(counts)
+def _matrix(confusion: Confusion) -> Markup:
+    labels, counts, shares, unit = confusion.labels, confusion.counts, confusion.shares, confusion.unit
     corner = tag("th", "labelled ↓ · answered →", scope="col", class_="corner")
     head = tag("tr", corner, *(tag("th", tag("span", label), scope="col", class_="turned") for label in labels))
     rows = [
@@ -65,14 +60,12 @@ def _cell(counts: Counts, shares: npt.NDArray[np.float64], row: int, column: int
     return tag("td", shown, class_=kind, style=f"--share:{share:.3f}")
 
 
-def _worst(labels: list[str], counts: Counts, unit: str) -> Markup:
-    shares = _shares(counts)
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.lexsort((-shares.ravel(), -wrong.ravel()))[:MOST_PAIRS]
-    pairs = [(row, column) for row, column in (divmod(int(one), len(labels)) for one in order) if wrong[row, column]]
-    if not pairs:
-        return tag("p", f"None of the {len(labels)} classes was taken for another.")
+def _worst(confusion: Confusion, occurring: int) -> Markup:
+    """Return the worst of *confusion*, in which *occurring* classes occur."""
+    mistakes, unit = confusion.mistakes, confusion.unit
+    if not mistakes:
+        return tag("p", f"None of the {occurring} classes was taken for another.")
+    shown = mistakes[:MOST_PAIRS]
     numeric = (unit, "of the class")
     names = ("labelled", "answered", *numeric)
     head = tag(
@@ -83,17 +76,16 @@ def _worst(labels: list[str], counts: Counts, unit: str) -> Markup:
     rows = [
         tag(
             "tr",
-            tag("th", labels[row], scope="row"),
-            tag("td", labels[column]),
-            tag("td", f"{wrong[row, column]:,}", class_="number"),
-            tag("td", f"{shares[row, column]:.0%}", class_="number"),
-            tag("td", _bar(float(shares[row, column])), class_="bar"),
+            tag("th", one.labelled, scope="row"),
+            tag("td", one.answered),
+            tag("td", f"{one.count:,}", class_="number"),
+            tag("td", f"{one.share:.0%}", class_="number"),
+            tag("td", _bar(one.share), class_="bar"),
         )
-        for row, column in pairs
+        for one in shown
     ]
-    total = int(np.count_nonzero(wrong))
-    said = f"The {len(pairs)} most frequent of {total:,} confusions among {len(labels):,} classes that occur."
-    if NOTHING in labels:
+    said = f"The {len(shown)} most frequent of {len(mistakes):,} confusions among {occurring:,} classes that occur."
+    if NOTHING in confusion.labels:
         said += f" {NOTHING} stands for an object without an answer, or for an answer where no object is."
     table = tag("table", tag("thead", head), tag("tbody", *rows), aria_describedby="pairs")
     return joined(tag("p", said, id="pairs", class_="hint"), tag("div", table, class_="wide"))

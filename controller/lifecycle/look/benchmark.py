@@ -152,6 +152,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         latency.errorbar(batches, middle, yerr=spread, marker="o", capsize=3, label=name)
     for axes, label in ((speed, "images/s"), (latency, "ms a run: median, whisker to the 99th percentile")):
         axes.set_xlabel("batch")
+        axes.set_xticks(sorted({one.batch for found in lines.values() for one in found}))
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

@@ -103,8 +103,11 @@ class Comparison:
         tables = [table(("", self.first, self.second, ""), rows)]
         if self.layers:
             worst = sorted(self.layers, key=lambda one: one.sqnr_db)[:MOST_SHOWN]
-            shown_layers = [(one.name, f"{one.sqnr_db:.1f}", f"{one.max_abs:.3g}") for one in worst]
-            tables.append(table((f"worst of {len(self.layers)} layers", "SQNR dB", "max abs"), shown_layers))
+            shown_layers = [
+                (one.name, f"{one.sqnr_db:.1f}", f"{one.max_abs:.3g}") for one in self.layers if one in worst
+            ]
+            title = f"worst of {len(self.layers)} layers, in the graph's order"
+            tables.append(table((title, "SQNR dB", "max abs"), shown_layers))
         return "\n\n".join(tables)
 
 

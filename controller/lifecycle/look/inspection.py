@@ -59,7 +59,8 @@ class Inspection:
     def as_text(self) -> str:
         """Return it for people."""
         facts = {
-            "file": f"{self.size / 1e6:.2f} MB, {_versions(self.opsets)}, IR {self.ir}, by {self.producer or 'nobody'}",
+            "file": f"{self.size / 1e6:.2f} MB, {_versions(self.opsets)}, IR {self.ir}"
+            f"{', by ' * bool(self.producer)}{self.producer}",
             "inputs": ", ".join(map(str, self.inputs)),
             "outputs": ", ".join(map(str, self.outputs)),
             "parameters": f"{self.complexity.parameters:,}",

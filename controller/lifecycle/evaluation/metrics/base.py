@@ -18,7 +18,18 @@ import numpy.typing as npt
 from runtime.manifest import Manifest
 from runtime.tasks import Prediction
 
-__all__ = ["ClassTable", "Confusion", "Figures", "Judge", "Metric", "TruthKind", "Verdict", "found_of", "mean_of"]
+__all__ = [
+    "ClassTable",
+    "Confusion",
+    "Figures",
+    "Judge",
+    "Metric",
+    "Mistake",
+    "TruthKind",
+    "Verdict",
+    "found_of",
+    "mean_of",
+]
 
 TruthKind = Literal["label", "objects", "outlines", "keypoints", "mask", "matte"]
 """What must be known of an image: `controller.lifecycle.evaluation.truth` says how it is read.
@@ -41,6 +52,23 @@ class ClassTable:
     rows: tuple[tuple[str, tuple[float, ...]], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """One class taken for another.
+
+    Attributes:
+        labelled: What it was.
+        answered: What the model said.
+        count: How often, in the unit of the `Confusion`.
+        share: Of all that was labelled so, 0 to 1.
+    """
+
+    labelled: str
+    answered: str
+    count: int
+    share: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Confusion:
     """What was taken for what.
@@ -54,6 +82,27 @@ class Confusion:
     labels: tuple[str, ...]
     counts: npt.NDArray[np.int64]
     unit: str
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """`counts` as shares of their rows, (C, C); 0 where a row is empty."""
+        rows = self.counts.sum(axis=1, keepdims=True)
+        return np.asarray(np.divide(self.counts, rows, out=np.zeros(self.counts.shape), where=rows > 0))
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """What was taken for something else, the most frequent first, of these the largest share first."""
+        rows, columns = np.nonzero(self.counts * ~np.eye(len(self.labels), dtype=np.bool_))
+        counts, shares = self.counts[rows, columns], self.shares[rows, columns]
+        return tuple(
+            Mistake(
+                labelled=self.labels[rows[place]],
+                answered=self.labels[columns[place]],
+                count=int(counts[place]),
+                share=float(shares[place]),
+            )
+            for place in np.lexsort((-shares, -counts))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detection_heads import manifest_of
 
-from controller.lifecycle.evaluation.metrics import METRICS
+from controller.lifecycle.evaluation.metrics import METRICS, Confusion
 from controller.lifecycle.evaluation.metrics.boxes import greedy_pairs, overlaps
 from controller.lifecycle.evaluation.metrics.detection import DetectionJudge
 from controller.lifecycle.evaluation.metrics.instances import InstancesJudge
@@ -93,6 +93,18 @@ def test_confusions_missed_objects_and_ghosts_have_their_cells() -> None:
     expected = np.zeros((4, 4), np.int64)
     expected[cat, dog] = expected[kite, nothing] = expected[nothing, dog] = 1
     np.testing.assert_array_equal(figures.confusion.counts, expected)
+
+
+def test_mistakes_are_listed_the_most_frequent_first_with_their_share() -> None:
+    counts = np.array([[5, 1, 0], [2, 2, 1], [0, 0, 0]])
+    found = Confusion(labels=LABELS, counts=counts, unit="objects").mistakes
+    assert [(one.labelled, one.answered, one.count) for one in found] == [
+        ("dog", "cat", 2),
+        ("dog", "kite", 1),
+        ("cat", "dog", 1),
+    ]
+    assert [one.share for one in found] == pytest.approx([2 / 5, 1 / 5, 1 / 6])
+    assert Confusion(labels=LABELS, counts=np.eye(3, dtype=np.int64), unit="objects").mistakes == ()
 
 
 def test_a_crowd_is_neither_asked_for_nor_held_against_an_answer() -> None:
