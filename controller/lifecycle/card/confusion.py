@@ -35,7 +35,7 @@ def confusion_section(confusion: Confusion) -> Markup:
 
 def _matrix(confusion: Confusion) -> Markup:
     labels, counts, shares, unit = confusion.labels, confusion.counts, confusion.shares, confusion.unit
-    corner = tag("th", "labelled ↓ · answered →", scope="col", class_="corner")
+    corner = tag("th", "answered →", tag("br"), "labelled ↓", scope="col", class_="corner")
     head = tag("tr", corner, *(tag("th", tag("span", label), scope="col", class_="turned") for label in labels))
     rows = [
         tag(

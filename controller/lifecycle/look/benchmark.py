@@ -143,7 +143,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     except ImportError:
         raise UsageError("a plot needs matplotlib: pip install 'vedette[train]'") from None
     figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure.suptitle(", ".join(dict.fromkeys(row.target for row in rows)))
     speed, latency = figure.subplots(1, 2)
+    measured = sorted({one.batch for found in lines.values() for one in found})
     for name, found in lines.items():
         batches = [one.batch for one in found]
         speed.plot(batches, [one.images_per_second for one in found], marker="o", label=name)
@@ -152,7 +154,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         latency.errorbar(batches, middle, yerr=spread, marker="o", capsize=3, label=name)
     for axes, label in ((speed, "images/s"), (latency, "ms a run: median, whisker to the 99th percentile")):
         axes.set_xlabel("batch")
-        axes.set_xticks(sorted({one.batch for found in lines.values() for one in found}))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(measured, labels=list(map(str, measured)))
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
