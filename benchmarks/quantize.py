@@ -47,9 +47,10 @@ from controller.lifecycle.graph import embed_normalization, find_image_input
 from controller.lifecycle.preparation.presets import resolve_preprocess
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
 from controller.lifecycle.quantization.calibration.methods import METHODS
-from controller.lifecycle.quantization.quantize import Scheme, prepare, quiet
+from controller.lifecycle.quantization.quantize import Scheme, prepare
 from controller.lifecycle.quantization.recovery.search import Goal, Recovery, recover
 from controller.lifecycle.quantization.sqnr import sqnr_db
+from controller.lifecycle.quiet import quiet
 from runtime.datasets import Dataset, Subset, open_dataset
 from runtime.manifest import Preprocess
 from runtime.preprocess import Preprocessor

@@ -11,9 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +30,9 @@ from controller.lifecycle.graph import EMBEDDED_PREFIX, at_most_published_versio
 from controller.lifecycle.quantization.calibration.ranges import Range, Ranges
 from controller.lifecycle.quantization.calibration.tensors import QUANTIZABLE_OPS
 from controller.lifecycle.quantization.pixels import with_pixels, without_rounding
+from controller.lifecycle.quiet import quiet
 
-__all__ = ["COMPUTE_OPS", "QUANTIZABLE_OPS", "Scheme", "prepare", "quantize", "quiet"]
+__all__ = ["COMPUTE_OPS", "QUANTIZABLE_OPS", "Scheme", "prepare", "quantize"]
 
 LEAST_OPSET = 13  # per-channel QuantizeLinear
 COMPUTE_OPS: frozenset[str] = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip"})
@@ -76,17 +75,6 @@ class Scheme:
     def takes_pixels(self) -> bool:
         """Whether a pixel of 8 bits can itself be the activation that a convolution takes."""
         return self.activations == "uint8" and not self.symmetric and not self.qnn and "Conv" in self.op_types
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's advice, which it gives to the root logger, to itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:

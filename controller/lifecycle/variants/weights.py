@@ -11,7 +11,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from controller.errors import ExportError
 from controller.lifecycle.graph import load_graph
-from controller.lifecycle.quantization.quantize import prepare, quiet
+from controller.lifecycle.quantization.quantize import prepare
+from controller.lifecycle.quiet import quiet
 
 __all__ = ["classical_operator", "dynamic_int8", "mostly_matrix_products"]
 
