@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from runtime.binding import BoundRuns
 from runtime.custom_ops import register
@@ -20,6 +21,7 @@ from runtime.session_options import GraphOptimization, SessionOptions
 
 __all__ = ["GraphOptimization", "Session", "SessionOptions"]
 
+FATAL = 4  # of ONNX Runtime's levels of logging
 NUMPY_TYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -104,6 +106,7 @@ class Session:
         self.image = _image_of(path, self.inputs)
         size = options.fixed_batch or self.image.shape[0]
         self.batch = size if isinstance(size, int) else None
+        self._silent = _silent_run()
         self._recorded = record_assignment and hasattr(self._session, "get_provider_graph_assignment_info")
         self._bound = BoundRuns(self._session, self.inputs, self.outputs, wanted.memory) if wanted.memory else None
 
@@ -117,11 +120,9 @@ class Session:
         try:
             if self._bound is not None:
                 return self._bound.run(given)
-            return [np.asarray(output) for output in self._session.run(None, given)]
+            return [np.asarray(output) for output in self._session.run(None, given, self._silent)]
         except Exception as error:  # as above
-            raise ModelError(
-                f"inference of {batch.dtype} {list(batch.shape)} failed: {' '.join(str(error).split())[:300]}"
-            ) from error
+            raise ModelError(f"inference of {batch.dtype} {list(batch.shape)} failed: {explain(str(error))}") from error
 
     def node_counts(self) -> Counter[str] | None:
         """Return by EP how many nodes it really runs; ``None`` if ONNX Runtime does not tell."""
@@ -142,6 +143,13 @@ class Session:
         if not name:
             raise UsageError("the session is not profiled; build it with SessionOptions(profiling=PREFIX)")
         return Path(name)
+
+
+def _silent_run() -> Any:
+    """Return ONNX Runtime's options of a run that logs nothing: what fails arrives as an exception."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
+    return options
 
 
 def _image_of(path: Path, inputs: Sequence[Tensor]) -> Tensor:

@@ -62,8 +62,9 @@ def check_inputs(model: onnx.ModelProto, source: str) -> None:
     expected = f"expected one input of pictures, and besides it only {', '.join(AUXILIARY)}"
     if len(pictures) > 1:
         raise UsageError(
-            f"{source} takes {len(inputs)} inputs: {_listed_inputs(model)}; {expected}. What a recurrent model "
-            "carries from picture to picture is not kept"
+            f"{source} takes {len(inputs)} inputs: {_listed_inputs(model)}; {expected}. Export a model that takes the "
+            "picture alone: make what never changes a constant inside it, and what is made of the picture a step of "
+            "it. Pairs of pictures, and what a recurrent model carries from picture to picture, are not served"
         )
     takes_pictures = pictures and _is_numeric(pictures[0]) and len(pictures[0].type.tensor_type.shape.dim) == 4
     if not takes_pictures and (not pictures or find_feature_input(model) is None):

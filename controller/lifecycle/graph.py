@@ -91,11 +91,25 @@ def load_graph(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
     except FileNotFoundError as error:
         raise ExportError(f"{error.filename or path} does not exist") from None
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+    except onnx.checker.ValidationError as error:
+        if absent := _absent_data(path):
+            raise ExportError(
+                f"{path} keeps its weights in {', '.join(absent)}, and there is no such file beside it: copy it "
+                "there, under that name, or export the model as one file (torch: external_data=False)"
+            ) from None
+        raise ExportError(f"{path} is no ONNX model: {' '.join(str(error).split())}") from None
+    except (DecodeError, ValueError) as error:
         raise ExportError(f"{path} is no ONNX model: {' '.join(str(error).split())}") from None
     if not model.graph.node or not model.ir_version:
         raise ExportError(f"{path} is no ONNX model: it has no nodes")
     return model
+
+
+def _absent_data(path: Path) -> list[str]:
+    """Return the files of weights that the graph in *path* names and that are not there."""
+    graph = onnx.load(path, load_external_data=False).graph
+    named = {entry.value for one in graph.initializer for entry in one.external_data if entry.key == "location"}
+    return sorted(name for name in named if not (path.parent / name).exists())
 
 
 def real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -52,7 +52,10 @@ MEANINGS: Sequence[tuple[re.Pattern[str], str]] = (
 _LOGGED = re.compile(r"\[E:onnxruntime:[^\]]*\] (.*)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PLACE = re.compile(
-    r"(/\S+\.(cc|h|cpp):\d+ .*?(?=\[|CUDA failure|Please|Exception))|\[ONNXRuntimeError\] : \d+ : \w+ : "
+    # a file, a line and a function's signature, which may hold a pair of parentheses inside its own
+    r"/\S+\.(?:cc|h|cpp):\d+ (?=[^()]*::)[^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? "
+    r"|/\S+\.(?:cc|h|cpp):\d+ .*?(?=\[|CUDA failure|Please|Exception)"
+    r"|\[ONNXRuntimeError\] : \d+ : \w+ : "
 )
 
 

@@ -392,7 +392,12 @@ def test_files_that_are_no_models_are_one_line(command, tmp_path) -> None:
     (tmp_path / "weights.bin").unlink()
     (tmp_path / "empty.onnx").write_bytes(b"")
     (tmp_path / "text.onnx").write_text("hello")
-    for name, says in {"outside.onnx": "weights.bin", "empty.onnx": "is no ONNX model", "text.onnx": "no ONNX"}.items():
+    files = {
+        "outside.onnx": "keeps its weights in weights.bin, and there is no such file beside it: copy it there",
+        "empty.onnx": "is no ONNX model",
+        "text.onnx": "no ONNX",
+    }
+    for name, says in files.items():
         code, out, err = command("model", "import", tmp_path / name, "--name", "m", "--task", "classification")
         assert (code, out, err.count("vedette: error: "), err.count("\n")) == (1, "", 1, 1), err
         assert says in err

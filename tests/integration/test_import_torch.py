@@ -34,6 +34,14 @@ def small(num_classes=3):
         nn.Linear(8, num_classes),
     )
 
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = small()
+
+    def forward(self, pixels):
+        return self.inner[-1](self.inner[:-1](pixels).reshape(1, 8))
+
 class Wary(nn.Module):
     def __init__(self):
         super().__init__()
@@ -91,6 +99,11 @@ def test_what_cannot_be_imported_is_one_line_and_publishes_nothing(command: Comm
         ((*IMPORT, "other.pth", "--classes", "3"), 2, "which knows itself; leave --classes out"),
         ((*IMPORT, "other.pth", "--importer-python", "nowhere/python"), 2, "--importer-python nowhere/python: No such"),
         ((*IMPORT, "nets_here:small", "--image-size", "8xx"), 2, "'8xx' is no size"),
+        (
+            (*IMPORT, "nets_here:Single", "--image-size", "8"),
+            1,
+            "it runs with one picture: a batch size is a constant in its code, mostly in a reshape; write x.flatten(1)",
+        ),
         ((*factory, "--classes", "0"), 2, "--classes is 0; expected 1 or more"),
         ((*factory, "--custom-ops", "nets_here.py"), 2, "leave --custom-ops out"),
     ]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from command_line import Command
+from command_line import Command, command_line
 from custom_operators import library_path
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -30,14 +30,20 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
-def refused(command: Command, tmp_path: Path) -> Callable[[Path], str]:
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """The `vedette` command; what libraries write past Python stands in its stderr, too."""
+    return command_line(capfd)
+
+
+@pytest.fixture
+def refused(command: Command) -> Callable[[Path], str]:
     """Import a file, see that it is refused and that nothing is published, and return what was said."""
 
     def bring(path: Path) -> str:
         code, _, err = command(*IMPORT, path)
         assert code == 1, err
         assert command("model", "list", "--json")[1] == []
-        assert err.count("\n") == 1
+        assert err.count("\n") == 1, err
         return err
 
     return bring
@@ -137,6 +143,9 @@ def test_opset_too_new(refused: Callable[[Path], str], tmp_path: Path) -> None:
     err = refused(path)
     assert "It has opset 99 and IR 10; published are at most opset 21 and IR 10. Cause: " in err
     assert "Fix: export it again with opset 20 or 21 and IR 10: torch.onnx.export(..., opset_version=20)" in err
+    err = refused(saved(path, nodes, weight("w", 8, 3, 3, 3), weight("g", 8, 5), opset=26, ir=99))
+    assert "Unsupported model IR version: 99" in err
+    assert "It has opset 26 and IR 99; published are at most opset 21 and IR 10. Cause: " in err
 
 
 def test_fixed_batch_under_a_dynamic_declaration(refused: Callable[[Path], str], tmp_path: Path) -> None:
@@ -159,6 +168,15 @@ def test_fixed_batch_that_runs_and_answers_for_two(refused: Callable[[Path], str
     ]
     err = refused(saved(tmp_path / "m.onnx", nodes, shape, out=["N", 1]))
     assert "It declares any batch, and gives 2 answers however many pictures it is given. Cause: a batch size" in err
+
+
+def test_fixed_batch_of_neither_one_nor_three(refused: Callable[[Path], str], tmp_path: Path) -> None:
+    model = Net(lambda x: x.reshape(2, 128)).eval()
+    err = refused(traced(model, tmp_path / "m.onnx", batch=2))
+    assert (
+        "It declares any batch, and does not run batches of 1 and 3; these make the first dimension a constant" in err
+    )
+    assert "Cause: a batch size became a constant when the model was traced" in err
 
 
 def test_fixed_batch_that_is_declared_is_a_note(command: Command, tmp_path: Path) -> None:

@@ -196,12 +196,13 @@ def _first_convolution(model: onnx.ModelProto) -> str | None:
 
 def fixed_batch(evidence: Evidence) -> str | None:
     """Find a graph that declares any batch and runs one, or an export that made the batch a constant."""
-    if evidence.failed and evidence.ran:
-        ran, failed = (" and ".join(map(str, sizes)) for sizes in (evidence.ran, evidence.failed))
-        places = _named(list(_constant_reshapes(evidence.graph))) if evidence.graph is not None else ""
-        return f"it declares any batch, runs batches of {ran} and not of {failed}" + (
-            f"; these make the first dimension a constant: {places}" if places else ""
-        )
+    places = _named(list(_constant_reshapes(evidence.graph))) if evidence.graph is not None else ""
+    constant = f"; these make the first dimension a constant: {places}" if places else ""
+    ran, failed = (" and ".join(map(str, sizes)) for sizes in (evidence.ran, evidence.failed))
+    if failed and ran:
+        return f"it declares any batch, runs batches of {ran} and not of {failed}{constant}"
+    if len(evidence.failed) > 1 and constant:
+        return f"it declares any batch, and does not run batches of {failed}{constant}"
     if evidence.rows:
         return f"it declares any batch, and gives {evidence.rows} answers however many pictures it is given"
     said = SPECIALIZED.search(evidence.error)

@@ -75,6 +75,12 @@ class Flat(nn.Module):
         return tuple(tensor for _, tensor in named_tensors(self.model(pixels)))
 
 
+ALONE = (
+    "it runs with one picture: a batch size is a constant in its code, mostly in a reshape; write x.flatten(1) or "
+    "x.shape[0] instead of the number"
+)
+
+
 def called(model: nn.Module, batch: torch.Tensor) -> object:
     """Return what *model* gives for *batch*.
 
@@ -85,10 +91,20 @@ def called(model: nn.Module, batch: torch.Tensor) -> object:
         with torch.no_grad():
             return model(batch)
     except Exception as error:  # the model's own code raises whatever it likes
+        alone = f"; {ALONE}" if len(batch) > 1 and _runs(model, batch[:1]) else ""
         raise ExportError(
             f"the model does not run a batch of shape {tuple(batch.shape)}: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:400]}"
+            f"{' '.join(str(error).split())[:400]}{alone}"
         ) from error
+
+
+def _runs(model: nn.Module, batch: torch.Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            model(batch)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return True
 
 
 class ModuleSource:

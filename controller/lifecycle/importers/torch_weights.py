@@ -87,7 +87,11 @@ def load_into(model: nn.Module, path: Path) -> None:
     candidates = [_without(prefix, weights) for weights in found for prefix in PREFIXES]
     best = max(candidates, key=lambda weights: _fitting(weights, wanted))
     if differences := _differences(best, wanted):
-        raise ExportError(f"{path} does not fit {type(model).__name__}: {'; '.join(differences)}")
+        raise ExportError(
+            f"{path} does not fit {type(model).__name__}: {'; '.join(differences)}; expected the state dict of just "
+            "such a model: name the factory that made it, with its number of classes, or save "
+            "model.state_dict() of the whole model"
+        )
     model.load_state_dict(dict(best), strict=False)
 
 

@@ -66,6 +66,38 @@ def test_known_words_are_led_by_what_they_mean(words: str, meaning: str) -> None
     assert "\x1b" not in said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            (
+                "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Reshape node. "
+                "Name:'/Reshape' Status Message: "
+                "/onnxruntime_src/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:91 "
+                "onnxruntime::ReshapeHelper::ReshapeHelper(const onnxruntime::TensorShape&, "
+                "onnxruntime::TensorShapeVector&, bool) input_shape_size == requested_shape_size was false. Input "
+                "shape:{2,8,4,4}, requested shape:{1,128}"
+            ),
+            (
+                "Non-zero status code returned while running Reshape node. Name:'/Reshape' Status Message: "
+                "input_shape_size == requested_shape_size was false. Input shape:{2,8,4,4}, requested shape:{1,128}"
+            ),
+        ),
+        (
+            (
+                "Load model from m.onnx failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:256 "
+                "onnxruntime::Model::Model(onnx::ModelProto&&, const onnxruntime::PathString&, const "
+                "onnxruntime::ModelOptions&) Unsupported model IR version: 99, max supported IR version: 14"
+            ),
+            "Load model from m.onnx failed:Unsupported model IR version: 99, max supported IR version: 14",
+        ),
+        ("/x/a.cc:1 it happened (twice) here", "/x/a.cc:1 it happened (twice) here"),
+    ],
+)
+def test_the_place_in_its_source_is_left_out(words: str, said: str) -> None:
+    assert explain(words) == said
+
+
 def test_unknown_words_are_kept_on_one_line_and_shortened() -> None:
     assert explain("something\n  else   happened") == "something else happened"
     assert explain("x" * 1000) == "x" * 300 + "..."

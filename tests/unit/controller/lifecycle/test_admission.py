@@ -44,6 +44,10 @@ def test_pictures_with_what_the_runtime_fills_in_may_come_in() -> None:
             {"src": PICTURE, **{f"r{n}i": STATE for n in range(1, 5)}, "downsample_ratio": (TensorProto.FLOAT, [1])},
             r"m takes 6 inputs: src float \['N', 3, 8, 8\], r1i float \[1, 'C', 'H', 'W'\], .*ratio float.*recurrent",
         ),
+        (
+            {"left": PICTURE, "right": PICTURE},
+            "right float .*Export a model that takes the picture alone.*Pairs of pictures",
+        ),
         ({"tokens": (TensorProto.INT64, ["N", 64])}, r"its inputs are: tokens int64 \['N', 64\]"),
         ({"sound": (TensorProto.FLOAT, ["N", 2, 64])}, r"its inputs are: sound float \['N', 2, 64\]"),
         ({"text": (TensorProto.STRING, ["N", 3, 8, 8])}, r"its inputs are: text string"),

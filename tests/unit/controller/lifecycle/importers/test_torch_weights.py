@@ -74,7 +74,8 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
         load_into(made(2), tmp_path / "w.pth")
     assert str(told.value) == (
         f"{tmp_path}/w.pth does not fit Sequential: 1 missing (3.bias); 1 unexpected (aux.bias); 1 of another shape "
-        "(0.weight is (4, 1, 3, 3), expected (4, 3, 3, 3))"
+        "(0.weight is (4, 1, 3, 3), expected (4, 3, 3, 3)); expected the state dict of just such a model: name the "
+        "factory that made it, with its number of classes, or save model.state_dict() of the whole model"
     )
     torch.save({f"other.{n}": torch.zeros(1) for n in range(9)}, tmp_path / "w.pth")
     with pytest.raises(ExportError, match=r"9 unexpected \(other\.0, .*other\.4 and 4 more\)"):
