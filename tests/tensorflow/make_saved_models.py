@@ -46,6 +46,26 @@ class Classifier(tf.Module):
                 variable.assign_sub(RATE * (m / (1 - 0.9**step)) / (tf.sqrt(v / (1 - 0.99**step)) + 1e-7))
 
 
+class Normalized(tf.Module):
+    """Two convolutions, one with a bias and one with batch normalization, and a linear layer; random weights."""
+
+    def __init__(self) -> None:
+        """Draw the weights."""
+        generator = np.random.default_rng(5)
+        shapes = {"first": (3, 3, 3, 8), "bias": (8,), "second": (3, 3, 8, 8), "linear": (8, 10)}
+        self.weights = {
+            name: tf.Variable(generator.normal(0, 0.4, shape).astype(np.float32)) for name, shape in shapes.items()
+        }
+        self.statistics = [tf.Variable(generator.uniform(0.5, 1.5, 8).astype(np.float32)) for _ in range(4)]
+
+    def scores(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return scores (n, 10) for float32 *image* (n, 8, 8, 3)."""
+        first = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(image, self.weights["first"], 1, "SAME"), self.weights["bias"]))
+        second = tf.nn.conv2d(first, self.weights["second"], 1, "SAME")
+        second, *_ = tf.compat.v1.nn.fused_batch_norm(second, *self.statistics, is_training=False)
+        return {"scores": tf.reduce_mean(tf.nn.relu(first + second), [1, 2]) @ self.weights["linear"]}
+
+
 def signature(module: tf.Module, answer: Any, *specs: tf.TensorSpec) -> Any:
     """Return *answer* as a function of *specs*, kept by *module*."""
     function = tf.function(answer, input_signature=specs)
@@ -78,6 +98,8 @@ def main(digits: Path, out: Path) -> None:
         return {"scores": tf.linalg.svd(image[..., 0], compute_uv=False)}
 
     save(out / "no_such_operator", code, serving_default=signature(code, singular, pictures))
+    normalized = Normalized()
+    save(out / "normalized", normalized, serving_default=signature(normalized, normalized.scores, pictures))
     right = tf.argmax(model.logits(parts["test"]), axis=1).numpy() == parts["test_labels"]
     print(json.dumps({"right": float(right.mean()), "tensorflow": tf.__version__}))  # noqa: T201
 

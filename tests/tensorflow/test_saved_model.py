@@ -8,9 +8,15 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from command_line import Command
+from onnx import numpy_helper
 
+from controller.errors import ParityError
+from controller.lifecycle.gate.checks import check_behaviour, check_graph
+from controller.lifecycle.importers.child import Child
+from controller.lifecycle.importers.source import Job
 from runtime.datasets import open_dataset
 from runtime.images import load
 from runtime.predictor import Predictor
@@ -108,3 +114,31 @@ def test_our_own_interpreter_has_no_tensorflow_and_says_what_to_do(
     code, _, err = command("model", "import", made[0] / "digits", "--name", "bad", *given)
     assert code == 2
     assert "has no module 'tensorflow'; name an interpreter that has it with --importer-python" in err
+
+
+@pytest.mark.parametrize(("operator", "which"), [("Conv", 0), ("Conv", 1), ("MatMul", 0)])
+def test_damaged_node_is_named_though_the_graph_is_channels_first(
+    made: tuple[Path, dict[str, object]], tmp_path: Path, operator: str, which: int
+) -> None:
+    assert PYTHON is not None
+    source, path = str(made[0] / "normalized"), tmp_path / "model.onnx"
+    child = Child(source, None, Path(PYTHON))
+    try:
+        child.open("controller.lifecycle.importers.saved_model", Job(source=source))
+        graph = child.convert("tf2onnx")
+        batches = [np.random.default_rng(n).normal(size=(n, 8, 8, 3)).astype(np.float32) for n in (1, 3)]
+        onnx.save(graph, path)
+        check_behaviour(check_graph(path), batches, child.run, path=path, values=child.values)
+
+        node = [node for node in graph.graph.node if node.op_type == operator][which]
+        (weight,) = [one for one in graph.graph.initializer if one.name == node.input[1]]
+        array = numpy_helper.to_array(weight).copy()
+        array.flat[array.size // 2] += 1
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+        onnx.save(graph, path)
+        session = check_graph(path)
+        with pytest.raises(ParityError) as caught:
+            check_behaviour(session, batches, child.run, path=path, values=child.values)
+    finally:
+        child.close()
+    assert f"; the first node that differs is {operator} {node.name!r}" in str(caught.value)

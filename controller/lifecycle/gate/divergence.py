@@ -67,9 +67,10 @@ class Divergence:
                 f"the first node that differs is {self.operator} {self.node!r}: it takes {taken}, which agree within "
                 f"{self.before:.2g}, and gives {gives}"
             )
+        among = f"one of the {len(self.hidden)} nodes" if len(self.hidden) > 1 else "the node"
         return (
-            f"the first node that differs is {self.operator} {self.node!r}, or one of the {len(self.hidden)} nodes "
-            f"before it ({_listed(self.hidden)}): the last to agree are {_listed(self.agreeing)}, within "
+            f"the first node that differs is {self.operator} {self.node!r}, or {among} before it "
+            f"({_listed(self.hidden)}): the last to agree are {_listed(self.agreeing)}, within "
             f"{self.before:.2g}, and it gives {gives}"
         )
 

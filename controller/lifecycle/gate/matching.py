@@ -204,8 +204,11 @@ class _Search:
         """Return the values of the source that could be meant by *name*: place, difference, and it in that layout."""
         before = [self._matched[one] for one in ancestors(self._producers, name) if one in self._matched]
         after = max((min(match.places) for match in before), default=-1)
-        places = [place for place in self._source.of_size(value.size) if place > after and place not in self._taken]
-        found = [(place, *_closest(value, self._source.arrays[place])) for place in places]
+        places = [place for place in self._source.of_size(value.size) if place > after]
+        found = [
+            (place, *_closest(value, self._source.arrays[place]))
+            for place in sorted(places, key=self._taken.__contains__)
+        ]
         near = sorted(found[PARTNERS:], key=lambda one: one[1])[:NEAREST]
         return [*found[:PARTNERS], *near]
 

@@ -64,8 +64,7 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Known], given: Sequence[Known], made: li
             inner, inner_consts = _called(equation.params[CALLS[primitive.name]])
             given_back = _run(inner, inner_consts, taken, made)
         else:
-            functions, parameters = primitive.get_bind_params(equation.params)
-            result = primitive.bind(*functions, *(value for value, _ in taken), **parameters)
+            result = primitive.bind(*(value for value, _ in taken), **equation.params)
             depends = any(does for _, does in taken)
             given_back = [(value, depends) for value in (result if primitive.multiple_results else [result])]
             made += [(primitive.name, array) for array in _told(given_back)]

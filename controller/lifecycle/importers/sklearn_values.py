@@ -2,13 +2,14 @@
 
 Rules:
     * A pipeline gives what each step makes of the rows; a union of transformers what each of them makes; an ensemble
-      what its parts decide; a network what its layers give, before and after their activation; any classifier its
-      decisions.
+      what its parts decide; a network what its layers give, before and after their activation; a machine of support
+      vectors what each pair of classes decides, either way round; any classifier its decisions.
     * skl2onnx's names are its own: a value is named by the way that leads to it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -78,11 +79,21 @@ def _layers(network: Any, rows: Array, name: str) -> Inside:
         yield f"{name}: {activation} {place}", rows
 
 
+def _pairs(machine: Any, rows: Array, name: str) -> Inside:
+    if getattr(machine, "decision_function_shape", "ovo") != "ovo":
+        of_pairs = copy.copy(machine)
+        of_pairs.decision_function_shape = "ovo"
+        decided = of_pairs.decision_function(rows)
+        yield f"{name}: pairs", decided
+        yield f"{name}: pairs, their opposite", -decided
+
+
 PARTS: Mapping[str, Callable[[Any, Array, str], Inside]] = {
     "steps": _steps,
     "transformer_list": _transformers,
     "best_estimator_": _best,
     "estimators_": _ensemble,
     "coefs_": _layers,
+    "support_vectors_": _pairs,
 }
 """By the attribute that an estimator of that kind has."""
