@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.vedette-setup
-EXTRAS := cpu,edge,cluster,controller,train,keras,jax,sklearn,view
+EXTRAS := cpu,edge,cluster,controller,postgres,train,keras,jax,sklearn,view
 TORCH := torch==2.13.0
 PIP_INSTALL := -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SCRIPTS := .ci/run $(wildcard infra/*/*.sh)

@@ -7,8 +7,9 @@ VedetteError                     (`runtime.errors`)
 ├── RegistryError                a model cannot be published
 ├── BrokerError                  the message broker cannot be started, reached, or told something
 ├── ServeError                   the controller cannot serve: an address in use, a database not usable
-├── FleetError                   a device or a rollout is not as the request needs it (HTTP 409)
-│   └── NotFoundError            no such device, rollout or token (HTTP 404)
+├── FleetError                   a device, a rollout or a job is not as the request needs it (HTTP 409)
+│   ├── NotFoundError            no such device, rollout, job or token (HTTP 404)
+│   └── LeaseLostError           a job is not held under the lease that was named (HTTP 409)
 └── DemoError                    a step of the demo did not hold
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "DemoError",
     "ExportError",
     "FleetError",
+    "LeaseLostError",
     "NotFoundError",
     "ParityError",
     "RegistryError",
@@ -62,11 +64,15 @@ class ServeError(VedetteError):
 
 
 class FleetError(VedetteError):
-    """A device or a rollout is not as the request needs it to be."""
+    """A device, a rollout or a batch job is not as the request needs it to be."""
 
 
 class NotFoundError(FleetError):
-    """No such device, rollout or token."""
+    """No such device, rollout, job or token."""
+
+
+class LeaseLostError(FleetError):
+    """A batch job is not held under the lease that was named: it is somebody else's, or ended."""
 
 
 class DemoError(VedetteError):

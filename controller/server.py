@@ -36,6 +36,8 @@ from controller.errors import ServeError
 from controller.fleet.blobs import DEFAULT_RATE, BlobServer, ChunkIndex
 from controller.fleet.bridge import Bridge
 from controller.fleet.devices import credentials
+from controller.jobs.core import Bounds
+from controller.jobs.queue import JobQueue
 from controller.rollouts.engine import RolloutEngine
 from runtime.errors import UsageError, VedetteError
 from runtime.files import exclusive_lock, replace_bytes
@@ -71,6 +73,7 @@ class Settings:
         store: URI of the artifact store; ``None``: the home's.
         fleet: Its name, a level of every topic.
         chunk_rate: Bytes a second that all devices together are sent.
+        batch_jobs: Jobs of the queue that run at a time, at most.
     """
 
     listen: str = "127.0.0.1:8420"
@@ -85,6 +88,7 @@ class Settings:
     store: str | None = None
     fleet: str = "lab"
     chunk_rate: float = DEFAULT_RATE
+    batch_jobs: int = 4
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -209,6 +213,7 @@ async def _run(
         bridge=bridge,
         blobs=blobs,
         engine=engine,
+        jobs=JobQueue(database, store, Bounds(running=settings.batch_jobs)),
     )
     stop = asyncio.Event()
     http = _Server(services)
@@ -217,6 +222,7 @@ async def _run(
             group.create_task(bridge.run(), name="bridge"),
             group.create_task(blobs.run(), name="blobs"),
             group.create_task(engine.run(), name="rollouts"),
+            group.create_task(services.jobs.run(), name="jobs"),
             group.create_task(broker.wait(), name="broker"),
         ]
         await _until_connected(bridge, broker.address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
 
-from controller.api import device_routes, rollout_routes, system_routes
+from controller.api import device_routes, job_routes, rollout_routes, system_routes
 from controller.api.problems import RequestLimit, handle_errors
 from controller.api.services import Services
 from runtime import __version__
@@ -25,7 +25,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(RequestLimit)
     handle_errors(app)
     api = APIRouter(prefix="/api/v1")
-    for module in (system_routes, device_routes, rollout_routes):
+    for module in (system_routes, device_routes, rollout_routes, job_routes):
         api.include_router(module.router)
     app.include_router(api)
     return app

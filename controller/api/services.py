@@ -17,6 +17,7 @@ from controller.errors import BrokerError, FleetError
 from controller.fleet import audit, devices
 from controller.fleet.blobs import BlobServer
 from controller.fleet.bridge import Bridge
+from controller.jobs.queue import JobQueue
 from controller.rollouts.engine import RolloutEngine
 from controller.rollouts.spec import PolicySpec
 from runtime.protocol.bundle import Bundle
@@ -43,6 +44,7 @@ class Services:
     bridge: Bridge
     blobs: BlobServer
     engine: RolloutEngine
+    jobs: JobQueue
     _admission: asyncio.Lock = field(default_factory=asyncio.Lock)  # the broker's list follows the database's order
 
     async def enroll(self, device: str, labels: Mapping[str, str], actor: str) -> Bundle:

@@ -77,6 +77,9 @@ _PATH = click.Path(path_type=Path, exists=True, dir_okay=False)
     metavar="MB/S",
     help="What all devices together are sent of models, at most.",
 )
+@click.option(
+    "--batch-jobs", type=click.IntRange(min=1), default=4, show_default=True, help="Of the queue, that run at a time."
+)
 @click.option("--json", "as_json", is_flag=True, help="Say that it is ready as one line of JSON.")
 def serve(*, broker_reload_command: str, chunk_rate: float, as_json: bool, **options: Any) -> None:
     """Serve until SIGTERM or Ctrl-C."""

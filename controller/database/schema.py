@@ -30,6 +30,7 @@ __all__ = [
     "Base",
     "DeviceRow",
     "EventRow",
+    "JobRow",
     "MemberRow",
     "ProofRow",
     "RolloutRow",
@@ -212,3 +213,31 @@ class ProofRow(Base):
     latency_ms: Mapped[float | None]
     fp32_latency_ms: Mapped[float | None]  # on the same provider of the same device
     first_at: Mapped[datetime]  # when the controller heard of it
+
+
+class JobRow(Base):
+    """A batch job of the queue, and what became of it; `runtime.protocol.jobs.JobView` says what each is."""
+
+    __tablename__ = "batch_jobs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    created_by: Mapped[str] = mapped_column(String(64))
+    models: Mapped[dict[str, str]]
+    input: Mapped[str] = mapped_column(Text)
+    output: Mapped[str] = mapped_column(Text)
+    options: Mapped[dict[str, Any]]
+    priority: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    cancelling: Mapped[bool]
+    reason: Mapped[str] = mapped_column(Text)
+    holder: Mapped[str | None] = mapped_column(String(128))
+    lease_id: Mapped[str | None] = mapped_column(String(32))
+    lease_until: Mapped[datetime | None]
+    lost: Mapped[int]
+    place: Mapped[str | None] = mapped_column(Text)
+    run: Mapped[str | None] = mapped_column(Text)
+    progress: Mapped[dict[str, Any] | None]
+    summary: Mapped[dict[str, Any] | None]

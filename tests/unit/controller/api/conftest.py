@@ -15,6 +15,7 @@ from controller.broker.credentials import Login
 from controller.database.database import Database, sqlite_url
 from controller.errors import BrokerError
 from controller.fleet.blobs import BlobServer, ChunkIndex
+from controller.jobs.queue import JobQueue
 from controller.registry.publish import publish
 from controller.rollouts.engine import RolloutEngine
 from controller.server import initialize
@@ -80,6 +81,7 @@ async def services(tmp_path, published_color):
     yield Services(
         fleet="lab", url="http://controller", database=database, store=published_color,
         broker=Broker(), bridge=bridge, blobs=blobs, engine=engine,
+        jobs=JobQueue(database, published_color),
     )  # fmt: skip
     database.close()
 

@@ -9,6 +9,8 @@ READS = [
     ("GET", "/devices/cam1"),
     ("GET", "/devices/cam1/telemetry"),
     ("GET", "/rollouts"),
+    ("GET", "/jobs"),
+    ("GET", "/jobs/j1"),
     ("GET", "/models"),
     ("GET", "/audit"),
 ]
@@ -17,6 +19,12 @@ OPERATIONS = [
     ("POST", "/devices/cam1/commands", {"command": "ping"}),
     ("POST", "/rollouts", {"model": "color", "target": "all"}),
     ("POST", "/rollouts/r1/pause", None),
+    ("POST", "/jobs", {"models": ["color"], "input": "/in", "output": "/out"}),
+    ("POST", "/jobs/leases", {"holder": "ray-1"}),
+    ("POST", "/jobs/j1/cancel", None),
+    ("POST", "/jobs/j1/beat", {"lease": "l1"}),
+    ("POST", "/jobs/j1/release", {"lease": "l1"}),
+    ("POST", "/jobs/j1/finish", {"lease": "l1", "state": "succeeded"}),
 ]
 ADMINISTRATION = [
     ("POST", "/devices", {"id": "cam2"}),
@@ -132,6 +140,7 @@ async def test_the_openapi_document_describes_every_route(anyone):
         template = (
             path.replace("cam1", "{device}")
             .replace("r1/pause", "{rollout}/{word}")
+            .replace("jobs/j1", "jobs/{job}")
             .replace("tokens/x", "tokens/{name}")
         )
         assert (method, f"/api/v1{template}") in described
