@@ -118,7 +118,7 @@ def _text(results: Mapping[str, Evaluation], agreements: Mapping[str, float]) ->
         )
         for variant, result in results.items()
     ]
-    said = f"{first.images} images on {first.provider}"
+    said = f"{first.images} image{'s' * (first.images != 1)} on {first.provider}"
     confused = [_mistakes(first.confusion)] if first.confusion is not None and first.confusion.mistakes else []
     return "\n\n".join([table(headers, rows), *confused, said])
 

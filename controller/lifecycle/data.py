@@ -91,6 +91,9 @@ def find_data(request: ImportRequest, imported: ImportedModel, task: Task) -> Im
         evaluation = None
     choice = _Choice(graph=imported.graph, calibrates=calibration is not None, judges=evaluation is not None)
     variants = choice.default(notes) if request.precisions is None else choice.asked(request.precisions, notes)
+    same = calibration is not None and evaluation is not None and calibration.fingerprint == evaluation.fingerprint
+    if same and any(VARIANTS[name].scheme is not None for name in variants):
+        notes.append("the same images calibrate and judge: on others the figures of int8 may be lower")
     return ImportData(
         calibration=calibration,
         evaluation=evaluation,

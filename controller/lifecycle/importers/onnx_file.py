@@ -34,7 +34,7 @@ from runtime.session import Session
 
 __all__ = ["load"]
 
-UNSAID = ("", "None")  # what exporters write for a name or a version that they do not know
+UNSAID = ("None",)  # what exporters write for a name or a version, or a part of it, that they do not know
 
 
 def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
@@ -60,7 +60,8 @@ def load(path: Path, custom_ops: Sequence[CustomOps] = ()) -> ImportedModel:
     except (ModelError, ExportError) as error:
         raise ExportError(explained(str(error), Evidence(error=str(error), graph=original))) from None
     graph, reference = _numeric(path, with_three_channels(published), session.run)
-    producer = " ".join(part for part in (original.producer_name, original.producer_version) if part not in UNSAID)
+    said = f"{original.producer_name} {original.producer_version}".split()
+    producer = " ".join(word for word in said if word not in UNSAID)
     return ImportedModel(
         graph=graph,
         reference=reference,

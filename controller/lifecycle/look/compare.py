@@ -101,6 +101,8 @@ class Comparison:
             for one in self.outputs
         ]
         tables = [table(("", self.first, self.second, ""), rows)]
+        if not self.outputs and not self.layers:
+            tables.append("They share no output and no layer: none has the same name and shape in both.")
         if self.layers:
             worst = sorted(self.layers, key=lambda one: one.sqnr_db)[:MOST_SHOWN]
             shown_layers = [

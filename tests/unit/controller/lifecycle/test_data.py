@@ -56,6 +56,12 @@ def test_what_lacks_data_is_not_built_and_said(imported: ImportedModel, given: d
     assert f"no int8 variant was built: {why}" in data.notes
 
 
+def test_images_that_calibrate_and_judge_are_said(imported: ImportedModel) -> None:
+    said = "the same images calibrate and judge: on others the figures of int8 may be lower"
+    assert said in found(imported, calibration=TEST, evaluation=TEST).notes
+    assert said not in found(imported, calibration=TEST, evaluation=TEST, precisions=("fp32",)).notes
+
+
 def test_all_means_what_suits_the_graph_and_a_name_means_itself(imported: ImportedModel) -> None:
     every = found(imported, calibration=TRAIN, evaluation=TEST, precisions=("all",))
     assert set(every.variants) == VARIANTS.keys() - {"int8-dynamic"}
