@@ -8,7 +8,7 @@ from typing import Any
 
 from controller.lifecycle.importers.source import Job, Source, SourceFacts
 from controller.lifecycle.training.frameworks import framework_of
-from controller.lifecycle.training.record import RunRecord
+from controller.lifecycle.training.record import PruningRecord, RunRecord
 from controller.lifecycle.training.run import finished_run
 
 __all__ = ["open_source", "run_facts"]
@@ -44,6 +44,17 @@ def run_facts(record: RunRecord, routes: tuple[str, ...]) -> SourceFacts:
         dataset=f"{record.train.uri} (fingerprint {record.train.fingerprint[:16]}, {record.train.rows} images)",
         git=record.git,
         data=_data(record),
+        warnings=() if record.pruning is None else (_pruned(record.pruning),),
+    )
+
+
+def _pruned(pruning: PruningRecord) -> str:
+    """Return how the model of a run was made smaller, in words."""
+    if pruning.method == "unstructured":
+        return f"the run was pruned: {pruning.ratio:.0%} of the weights are zero"
+    return (
+        f"the run was pruned: about {pruning.ratio:.0%} of the channels went, by {pruning.importance}, rounded to "
+        f"{pruning.round_to}"
     )
 
 

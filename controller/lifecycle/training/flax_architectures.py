@@ -7,7 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -71,6 +70,6 @@ def build(name: str, num_classes: int, image_size: int, seed: int = 0) -> nnx.Mo
     model: nnx.Module = make(name, factory, arguments, lambda made: isinstance(made, nnx.Module), "a flax.nnx.Module")
     model.eval()  # type: ignore[no-untyped-call]  # flax's own is untyped
     pixels = np.zeros((2, image_size, image_size, COLOURS), np.float32)
-    traced = partial(nnx.eval_shape, lambda model, pixels: model(pixels), model, pixels)  # not computed
-    check_logits(name, num_classes, image_size, traced)
+    compiled = nnx.jit(lambda model, pixels: model(pixels))
+    check_logits(name, num_classes, image_size, lambda: compiled(model, pixels))
     return model

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.errors import UsageError
 
 __all__ = [
@@ -169,7 +171,10 @@ def resolve(framework: str, arch: str) -> Callable[..., Any]:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
-        raise UsageError(f"architecture {arch!r}: cannot import {module_name!r}: {error}") from None
+        raise UsageError(
+            f"architecture {arch!r}: cannot import {module_name!r}: {error}; a module must be installed, or lie in the "
+            "current directory"
+        ) from None
     except AttributeError:
         raise UsageError(f"architecture {arch!r}: module {module_name!r} has no {attribute!r}") from None
     if not callable(factory):
@@ -206,7 +211,7 @@ def make(
         expected: That kind, with its article.
 
     Raises:
-        UsageError: It cannot be called so, or makes something else.
+        UsageError: It cannot be called so, fails, or makes something else.
     """
     signature = parameters_of(factory)
     if signature is not None:  # otherwise calling it will tell
@@ -215,32 +220,41 @@ def make(
         except TypeError as error:
             shown = ", ".join(f"{name}=..." for name in arguments)
             raise UsageError(f"architecture {arch!r} cannot be called as factory({shown}): {error}") from None
-    model = factory(**arguments)
+    try:
+        model = factory(**arguments)
+    except Exception as error:  # the factory's own code raises whatever it likes
+        raise UsageError(f"architecture {arch!r} cannot be made: {type(error).__name__}: {_line(error)}") from error
     if not fits(model):
         raise UsageError(f"architecture {arch!r} made a {type(model).__name__}, expected {expected}")
     return model
 
 
-def check_logits(arch: str, num_classes: int, image_size: int, answer: Callable[[], Any]) -> Any:
-    """Return *answer*'s logits, if they are (2, *num_classes*).
+def check_logits(arch: str, num_classes: int, image_size: int, answer: Callable[[], Any]) -> None:
+    """Refuse an architecture unless *answer* gives logits (2, *num_classes*).
 
     Args:
         arch: As it was asked for, for errors.
         num_classes: That there are.
         image_size: Height and width of the pictures, pixels.
-        answer: Asks the model of *arch* about two of them.
+        answer: Asks the model of *arch* about two of them; what it gives is an array, or becomes one.
 
     Raises:
-        UsageError: It does not take them, or gives something else.
+        UsageError: It does not take them, or gives something else: another shape, or probabilities.
     """
     try:
         logits = answer()
-    except Exception as error:  # noqa: BLE001 -- the model's own code raises whatever it likes
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # the model's own code raises whatever it likes
         raise UsageError(
-            f"architecture {arch!r} does not take images of {image_size}x{image_size} pixels: {reason}"
-        ) from None
+            f"architecture {arch!r} does not take images of {image_size}x{image_size} pixels: {_line(error)}; "
+            "--image-size gives it others"
+        ) from error
     shape = tuple(logits.shape) if hasattr(logits, "shape") else type(logits).__name__
     if shape != (2, num_classes):
         raise UsageError(f"architecture {arch!r} gives {shape} for 2 images, expected (2, {num_classes})")
-    return logits
+    scores = np.asarray(logits)
+    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-4):
+        raise UsageError(f"architecture {arch!r} gives probabilities, expected logits: leave its softmax out")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -9,9 +9,12 @@ Rules:
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import joblib
 from sklearn.base import is_classifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -96,4 +99,11 @@ def build(name: str, seed: int) -> Any:
             f"architecture {name!r} made a {type(estimator).__name__} without predict_proba and decision_function: "
             "it gives no scores"
         )
+    try:
+        joblib.dump(estimator, io.BytesIO())
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"architecture {name!r} made a {type(estimator).__name__} that cannot be saved: {error}; functions in it "
+            "must stand in a module, under a name of their own"
+        ) from error
     return estimator

@@ -50,6 +50,8 @@ def wrong_size(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(5, num
 class Strict(nn.Module):
     def forward(self, pixels): assert pixels.shape[-1] == 224, "Input size must be 224"
 def strict(num_classes): return Strict()
+def broken(num_classes): return nn.Nothing()
+def softmaxed(num_classes): return nn.Sequential(good(num_classes), nn.Softmax(1))
 """
 
 
@@ -63,6 +65,8 @@ def test_own_module_is_found_where_the_command_was_typed(tmp_path: Path, monkeyp
         "own_arch:no_module": "made a int",
         "own_arch:wrong_shape": r"gives \(2, 6\) for 2 images, expected \(2, 5\)",
         "own_arch:wrong_size": "does not take images of 8x8 pixels",
+        "own_arch:broken": "cannot be made: AttributeError: module 'torch.nn' has no attribute 'Nothing'",
+        "own_arch:softmaxed": "gives probabilities, expected logits: leave its softmax out",
         "own_arch:strict": "does not take images of 8x8 pixels: Input size must be 224",
     }
     for name, says in cases.items():

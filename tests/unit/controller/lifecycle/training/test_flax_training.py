@@ -29,6 +29,8 @@ class Dropping(nnx.Module):
         return self.head(self.dropout(features.reshape(features.shape[0], -1)))
 def other_argument(classes): return Dropping(classes, nnx.Rngs(0))
 def no_model(num_classes): return num_classes
+class Softmaxed(Dropping):
+    def __call__(self, pixels): return nnx.softmax(super().__call__(pixels))
 def wrong_shape(num_classes): return Dropping(num_classes + 1, nnx.Rngs(0))
 """
 
@@ -122,6 +124,7 @@ def test_first_weights_follow_from_the_seed(configure: Configure) -> None:
     [
         ("flax-huge", "unknown architecture 'flax-huge'; built in for flax are flax-tiny"),
         ("own_flax:other_argument", r"cannot be called as factory\(num_classes=...\)"),
+        ("own_flax:Softmaxed", "gives probabilities, expected logits: leave its softmax out"),
         ("own_flax:no_model", r"made a int, expected a flax.nnx.Module"),
         ("own_flax:wrong_shape", r"gives \(2, 4\) for 2 images, expected \(2, 3\)"),
     ],

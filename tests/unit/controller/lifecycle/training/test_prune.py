@@ -248,6 +248,11 @@ def test_the_command_warns_that_single_weights_bring_no_speed_and_import_takes_t
     assert "million MACs" in text
     code, result, _ = vedette("model", "import", tmp_path / "slim", "--name", "slim", "--precision", "fp32", "--json")
     assert (code, result["model"]) == (0, "slim@1")
+    said = "the run was pruned: about 30% of the channels went, by group-norm, rounded to 16"
+    assert said in result["notes"]
+    code, text, _ = vedette("model", "card", "slim", "--out", tmp_path / "card.html")
+    assert code == 0
+    assert said[1:] in (tmp_path / "card.html").read_text()  # a sentence there
 
 
 def test_a_run_that_the_oldest_runtime_does_not_load_is_not_pruned(

@@ -23,9 +23,12 @@ OWN_MODULE = """
 from sklearn.linear_model import LinearRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.ensemble import VotingClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 def bayes(): return GaussianNB()
 def needs(depth): return GaussianNB()
 def regression(): return LinearRegression()
+def nameless(): return make_pipeline(FunctionTransformer(lambda rows: rows), GaussianNB())
 def silent(): return VotingClassifier([("a", GaussianNB())])
 """
 
@@ -111,6 +114,7 @@ def test_a_run_is_read_only_if_it_is_the_one_that_was_written(configure: Configu
         ("svm", "built in for sklearn are hog-svm, logistic, forest"),
         ("own_sklearn:needs", r"cannot be called as factory\(\): missing a required argument: 'depth'"),
         ("own_sklearn:regression", "made a LinearRegression, expected a classifier"),
+        ("own_sklearn:nameless", "made a Pipeline that cannot be saved: .*<lambda>.*under a name of their own"),
         ("own_sklearn:silent", "made a VotingClassifier without predict_proba"),
     ],
 )

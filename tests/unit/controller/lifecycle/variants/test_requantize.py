@@ -17,6 +17,7 @@ from controller.lifecycle.gate.oldest import OldestRuntime
 from controller.lifecycle.variants import judging
 from controller.lifecycle.variants.kinds import requested
 from controller.lifecycle.variants.verdict import Speed
+from controller.registry.cards import read_card
 from runtime.hardware import this_machine
 from runtime.store import ModelStore
 
@@ -69,6 +70,10 @@ def test_next_version_has_the_new_variant(
     first, second = (store.manifest("m", version) for version in (1, 2))
     assert first.variants[0].sha256 == second.variants[0].sha256
     assert first.provenance.source_sha256 == second.provenance.source_sha256
+    card = read_card(store, second.digest)
+    assert card is not None
+    for text in (NATIVE, found["notes"][0].partition(":")[2].strip(), "m@2"):
+        assert text in card.decode()
 
     directory = tmp_path / "pulled"
     assert vedette("model", "pull", "m@1", directory)[0] == 0
