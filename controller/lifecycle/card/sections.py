@@ -83,7 +83,8 @@ def _accuracy(facts: CardFacts) -> Markup | None:
         return None
     said = (
         f"Measured with the variant {evaluation.variant} on {evaluation.images:,} "
-        f"image{'s' * (evaluation.images != 1)} of {evaluation.dataset} ({evaluation.provider}), through the predictor that runs everywhere."
+        f"image{'s' * (evaluation.images != 1)} of {evaluation.dataset} "
+        f"({evaluation.provider}), through the predictor that runs everywhere."
     )
     notes = [tag("p", f"{note[:1].upper()}{note[1:]}.", class_="hint") for note in evaluation.notes]
     return _section("Accuracy", tag("p", said, class_="hint"), *notes, figure_table(dict(evaluation.metrics)))

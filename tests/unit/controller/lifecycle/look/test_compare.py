@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from controller.cli.models import model
-from controller.lifecycle.look.compare import Comparison, compare
+from controller.lifecycle.look.compare import Comparison, Difference, compare
 from controller.lifecycle.look.target import find_targets
 from runtime.datasets import open_dataset
 from runtime.errors import UsageError
@@ -53,6 +54,18 @@ def test_the_layer_that_differs_is_told(files: tuple[Path, Path]) -> None:
     assert [(one.name, one.max_abs) for one in found.outputs] == [("scores", pytest.approx(product.max_abs, rel=1e-4))]
     assert found.speedup == pytest.approx(found.latency_ms[0] / found.latency_ms[1])
     assert (found.metrics, found.agreement) == ({}, None)
+    assert "worst of 2 layers, in the graph's order" in found.as_text()
+
+
+def test_the_worst_layers_are_listed_in_the_graph_s_order_and_none_is_said() -> None:
+    noise = [30.0, *(float(number) for number in range(10, 0, -1))]
+    layers = tuple(Difference(name=f"layer{number}", sqnr_db=one, max_abs=1) for number, one in enumerate(noise))
+    found = Comparison(first="a", second="b", latency_ms=(2, 1), outputs=(), layers=layers, metrics={}, agreement=None)
+    said = found.as_text()
+    places = [said.index(f"layer{number} ") for number in range(1, 11)]
+    assert places == sorted(places)
+    assert "layer0" not in said
+    assert "They share no output and no layer" in replace(found, layers=()).as_text()
 
 
 def test_a_graph_is_the_same_as_itself(files: tuple[Path, Path]) -> None:
