@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
+from controller.lifecycle.subgraph import in_order
 from runtime.inputs import AUXILIARY, image_axes
 from runtime.manifest import Preprocess, Tensor
 
@@ -82,7 +83,7 @@ class ImageInput:
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Read the ONNX file at *path*, external data included.
+    """Read the ONNX file at *path*, external data included, its nodes in order.
 
     Raises:
         ExportError: It is absent or no ONNX model, or its external data is.
@@ -102,7 +103,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise ExportError(f"{path} is no ONNX model: {' '.join(str(error).split())}") from None
     if not model.graph.node or not model.ir_version:
         raise ExportError(f"{path} is no ONNX model: it has no nodes")
-    return model
+    return in_order(model)
 
 
 def _absent_data(path: Path) -> list[str]:

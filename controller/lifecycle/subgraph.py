@@ -1,12 +1,13 @@
-"""A part of a graph: the nodes that some of its inner tensors are made of."""
+"""The nodes of a graph: what they read, in which order they stand, and those that some inner tensors are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
-__all__ = ["ending_with", "reads"]
+__all__ = ["ending_with", "in_order", "reads"]
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
@@ -17,6 +18,27 @@ def reads(node: onnx.NodeProto) -> set[str]:
             for inner in graph.node:
                 taken |= reads(inner)
     return taken
+
+
+def in_order(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return *model* with every node behind those that it reads from, as ONNX demands; itself where it is so.
+
+    ONNX Runtime loads nodes in any order, and its converter to fp16 writes them so.
+    """
+    nodes = list(model.graph.node)
+    maker = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    before = {place: {maker[name] for name in reads(node) & maker.keys()} for place, node in enumerate(nodes)}
+    if all(place > max(earlier, default=-1) for place, earlier in before.items()):
+        return model
+    try:
+        order = list(TopologicalSorter(before).static_order())
+    except CycleError:
+        return model  # the checker says so
+    ordered = onnx.ModelProto()
+    ordered.CopyFrom(model)
+    ordered.graph.ClearField("node")
+    ordered.graph.node.extend(nodes[place] for place in order)
+    return ordered
 
 
 def ending_with(
