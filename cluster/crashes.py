@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -63,7 +63,7 @@ class Search:
     @classmethod
     def of(cls, rows: int) -> Self:
         """Begin the search in a shard of *rows* rows (at least one), at which processes died."""
-        return cls((_Suspect((0, rows), certain=True),))._split()
+        return cls(_split((_Suspect((0, rows), certain=True),)))
 
     @property
     def part(self) -> Part | None:
@@ -76,23 +76,23 @@ class Search:
         if not died:
             if head.first:
                 rest = (replace(rest[0], certain=True), *rest[1:])
-            return replace(self, _open=rest, _deaths=0)._split()
+            return replace(self, _open=_split(rest), _deaths=0)
         if not head.single:
-            return replace(self, _open=(replace(head, certain=True), *rest))._split()
+            return replace(self, _open=_split((replace(head, certain=True), *rest)))
         if self._deaths + 1 < CONFIRMATIONS:
             return replace(self, _deaths=self._deaths + 1)
-        return replace(self, _open=rest, found=(*self.found, head.part[0]), _deaths=0)._split()
-
-    def _split(self) -> Self:
-        """Halve the first part as long as it is certain to hold a row."""
-        opened = self._open
-        while opened and opened[0].certain and not opened[0].single:
-            opened = (*opened[0].halves(), *opened[1:])
-        return replace(self, _open=opened)
+        return replace(self, _open=_split(rest), found=(*self.found, head.part[0]), _deaths=0)
 
 
-def pieces(part: Part, spared: Set[int]) -> Iterator[tuple[Part, bool]]:
-    """Yield *part* in pieces, in order, each with whether its rows are usable: those *spared* are pieces by themselves."""
+def _split(suspects: tuple[_Suspect, ...]) -> tuple[_Suspect, ...]:
+    """Halve the first of *suspects* as long as it is certain to hold a row."""
+    while suspects and suspects[0].certain and not suspects[0].single:
+        suspects = (*suspects[0].halves(), *suspects[1:])
+    return suspects
+
+
+def pieces(part: Part, spared: frozenset[int]) -> Iterator[tuple[Part, bool]]:
+    """Yield *part* in pieces, in order, and whether the rows of each are usable: each one *spared* is a piece."""
     start, stop = part
     for row in sorted(row for row in spared if start <= row < stop):
         if start < row:

@@ -24,19 +24,22 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from cluster.apart import ApartPool, marker_of, marking
 from cluster.commit import OutputDirectory
 from cluster.dispatch import Policy, dispatch
-from cluster.errors import OutputError, StoppedError, TooManyBadRowsError
-from cluster.output import local_path
+from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
 from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
-from cluster.pool import LocalPool, Outcome, Pool
+from cluster.pool import LocalPool, Pool
 from cluster.records import JobRecord
 from cluster.report import Summary, Tally
 from cluster.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.sources import Columns, Source, open_source
+from cluster.storage import is_remote
+from cluster.tasks import Outcome
 from cluster.worker import ShardWorker, WorkerSpec
-from cluster.workers import divide, machine_cores, parse_workers
+from cluster.workers import divide, machine_cores, parse_workers, seats
 from runtime.artifact import Artifact
+from runtime.home import Home
 from runtime.store import ModelStore, resolve_artifact
 from runtime.terminal import Progress, progress
 
@@ -54,13 +57,14 @@ class BatchOptions:
         image_column: Of Parquet; found out if ``None``.
         keep: Columns that pass through; ``COLUMN`` or ``COLUMN=NAME``.
         filter: Expression; see `cluster.filters`.
-        workers: ``auto``, ``N`` or ``cpu=N``.
+        workers: ``auto``, ``N`` or ``KIND=N,...``; see `cluster.workers`.
         provider: Execution provider, or ``auto``.
         batch_size: Images an inference.
         shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
         max_bad_rows: More quarantined rows end the job; unbounded if ``None``.
         max_retries: Further tries of a shard after its first.
         stall_timeout: Seconds without progress after which a shard is given up.
+        shard_timeout: Seconds in all after which a try of a shard is given up; never if ``None``.
         local: Run in this process, without Ray.
         address: Of a Ray cluster; one is started on this machine if ``None``.
         store: URI of the artifact store; the default one if ``None``.
@@ -79,6 +83,7 @@ class BatchOptions:
     max_bad_rows: int | None = None
     max_retries: int = 3
     stall_timeout: float = 300.0
+    shard_timeout: float | None = None
     local: bool = False
     address: str | None = None
     store: str | None = None
@@ -110,12 +115,12 @@ class Job:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as plain values for JSON."""
-        done = self.output.commits().keys() & {shard.id for shard in self.shards}
+        done = self.output.committed() & {shard.id for shard in self.shards}
         return {
             "model": self.record.model,
             "model_sha256": self.record.model_sha256,
             "input": self.record.input,
-            "output": str(self.output.root),
+            "output": self.output.uri,
             "files": len(self.source.files),
             "rows": self.source.rows,
             "bytes": sum(shard.size for shard in self.shards),
@@ -138,12 +143,12 @@ def plan_job(options: BatchOptions) -> Job:
         OutputError: The output holds something that no job wrote.
     """
     parse_workers(options.workers)
-    root = local_path(options.output, "--output")
+    output = OutputDirectory.open(options.output)
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
     keep = named_apart(map(Kept.parse, options.keep), artifact.manifest)
     columns = Columns(image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter)
     source = open_source(options.input, columns)
-    _check_apart(root, source)
+    _check_apart(output.uri, source)
     kept = tuple(kept_fields(source.schema, keep))
     schema = output_schema(artifact.manifest, kept)
     limits = ShardLimits(rows=options.shard_rows or default_shard_rows(source.rows))
@@ -162,10 +167,9 @@ def plan_job(options: BatchOptions) -> Job:
         },
         shards=len(shards),
     )
-    output = OutputDirectory(root)
     output.check(record)
     spec = WorkerSpec(
-        output=root,
+        output=output.uri,
         columns=source.columns,
         kept=kept,
         batch_size=options.batch_size,
@@ -183,11 +187,16 @@ def plan_job(options: BatchOptions) -> Job:
     )
 
 
-def _check_apart(root: Path, source: Source) -> None:
+def _check_apart(output: str, source: Source) -> None:
     """Raise if the output lies inside the input: the next run would take it for input."""
-    place = Path(source.uri.partition("#")[0])
-    if place.is_dir() and root.resolve().is_relative_to(place.resolve()):
-        raise OutputError(f"--output {root} lies inside the input {place}; give a directory beside it")
+    place = source.uri.partition("#")[0]
+    inside = (
+        f"{output}/".startswith(f"{place}/")
+        if is_remote(place)
+        else Path(place).is_dir() and Path(output).resolve().is_relative_to(Path(place).resolve())
+    )
+    if inside:
+        raise OutputError(f"--output {output} lies inside the input {place}; give a place beside it")
 
 
 def run_batch(options: BatchOptions) -> Summary:
@@ -211,7 +220,7 @@ def run_batch(options: BatchOptions) -> Summary:
     return Summary.of(
         manifest,
         tally,
-        output=str(job.output.root),
+        output=job.output.uri,
         workers=workers,
         working=working,
         elapsed=time.monotonic() - started,
@@ -221,40 +230,57 @@ def run_batch(options: BatchOptions) -> Summary:
 def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, float]:
     """Run the *pending* shards; return the number of workers and the seconds that shards were running."""
     opener = _local_pool if job.options.local else _ray_pool
-    policy = Policy(max_retries=job.options.max_retries, stall_timeout=job.options.stall_timeout)
+    policy = Policy(
+        max_retries=job.options.max_retries,
+        stall_timeout=job.options.stall_timeout,
+        shard_timeout=job.options.shard_timeout,
+    )
     rows = sum(shard.rows for shard in pending)
-    with _StopOnSignals(job) as signals, opener(job, len(pending)) as (pool, workers):
+    with _StopOnSignals(job) as signals, opener(job, len(pending)) as pool:
         signals.install()  # again, because Ray took SIGTERM for itself
         with progress(rows, "batch", "rows") as display:
             begun = time.monotonic()
             follower = _Follower(job, tally, display)
-            dispatch(pool, pending, policy, on_committed=follower.committed, on_progress=follower.running)
-            return workers, time.monotonic() - begun
+            happened = dispatch(pool, pending, policy, on_committed=follower.committed, on_progress=follower.running)
+            tally.happened.update(happened)
+            tally.remarks += pool.remarks
+            return pool.workers, time.monotonic() - begun
 
 
 @contextmanager
-def _local_pool(job: Job, pending: int) -> Iterator[tuple[Pool, int]]:
-    division = divide(machine_cores(), parse_workers(job.options.workers))
+def _local_pool(job: Job, pending: int) -> Iterator[Pool]:
+    counts = parse_workers(job.options.workers)
+    if counts and counts.keys() != {"cpu"}:
+        raise WorkersError(f"--workers {job.options.workers!r}: with --local there is one worker; name its --provider")
+    division = divide(machine_cores(), counts["cpu"] if counts else None)
     workers = min(division.workers, pending)
     threads = division.threads.times(workers)
-    pool = LocalPool(ShardWorker(job.artifact, job.spec, threads), slots=workers + 1)
-    try:
-        yield pool, workers
-    finally:
-        pool.close()
+    with marking(marker_of(job.output.uri, Home.from_environment().cache)) as died:
+        pool: Pool
+        if died:
+            pool = ApartPool(job.artifact, job.spec, threads, workers=workers)
+        else:
+            pool = LocalPool(ShardWorker(job.artifact, job.spec, threads), workers=workers)
+        try:
+            yield pool
+        finally:
+            pool.close()
 
 
 @contextmanager
-def _ray_pool(job: Job, pending: int) -> Iterator[tuple[Pool, int]]:
+def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
     from cluster.ray_pool import RayPool, ray_session
     from cluster.shipping import pack
 
-    with ray_session(job.options.address, machine_cores()) as cores:
-        division = divide(cores, parse_workers(job.options.workers))
-        workers = min(division.workers, pending)
-        pool = RayPool(pack(job.artifact), job.spec, division.threads, actors=workers, cpus=division.cpus)
+    counts = parse_workers(job.options.workers)
+    with ray_session(job.options.address, machine_cores()):
+        pool = RayPool(
+            pack(job.artifact),
+            job.spec,
+            lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused),
+        )
         try:
-            yield pool, workers
+            yield pool
         finally:
             pool.close()
 
@@ -268,9 +294,9 @@ class _Follower:
 
     def committed(self, outcome: Outcome) -> None:
         """Count the commit of a shard, ours or another driver's."""
-        commit = outcome.commit or self._job.output.commit_of(outcome.shard.id)
+        commit = outcome.commit or self._job.output.commit_of(outcome.task.shard.id)
         if commit is None:
-            raise OutputError(f"{self._job.output.root}: the commit of shard {outcome.shard} is gone")
+            raise OutputError(f"{self._job.output.uri}: the commit of shard {outcome.task.shard} is gone")
         self._tally.add(commit, ours=outcome.commit is not None)
         self._committed_rows += commit.rows
         _check_bad_rows(self._job, self._tally)
@@ -291,7 +317,7 @@ def _check_bad_rows(job: Job, tally: Tally) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tally.bad.most_common())
         raise TooManyBadRowsError(
             f"{bad} bad rows ({reasons}), more than --max-bad-rows {bound}; they are listed in "
-            f"{job.output.root / 'quarantine'}. Run the same command with a larger bound to go on"
+            f"{job.output.store.where('quarantine')}. Run the same command with a larger bound to go on"
         )
 
 
@@ -322,7 +348,7 @@ class _StopOnSignals:
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._set(dict.fromkeys(self.HANDLED, signal.SIG_IGN))  # a second signal must not break the end
-        done = self._job.output.commits().keys() & {shard.id for shard in self._job.shards}
+        done = self._job.output.committed() & {shard.id for shard in self._job.shards}
         raise StoppedError(
             f"stopped by {signal.Signals(number).name}: {len(done)} of {len(self._job.shards)} shards are "
             "committed; run the same command again to go on"

@@ -29,6 +29,8 @@ class Tally:
         ran_on: (variant, execution provider, ONNX Runtime version, batch, fallback) that this run's commits name; the
             latter two are empty where the graph takes any batch, and the provider is the preferred one.
         decoders: Images that each decoder read.
+        happened: Failures of tries by kind, and second attempts (`cluster.dispatch.dispatch`).
+        remarks: What is to be known of the workers.
     """
 
     rows: int = 0
@@ -39,6 +41,8 @@ class Tally:
     resumed: int = 0
     ran_on: set[tuple[str, ...]] = field(default_factory=set)
     decoders: Counter[str] = field(default_factory=Counter)
+    happened: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
 
     def resume(self, commits: Iterable[Commit]) -> None:
         """Count what earlier runs committed."""
@@ -77,6 +81,8 @@ class Summary:
         ran_on: Variant, execution provider and ONNX Runtime version of this run; the batch that the graph takes, if it
             takes only one; why the provider is not the preferred one, if it is not.
         decoders: Images of this run by what decoded them.
+        faults: Tries of shards that failed in this run, by kind, and second attempts at slow ones.
+        remarks: What is to be known of the workers.
     """
 
     model: str
@@ -91,6 +97,8 @@ class Summary:
     workers: int
     ran_on: tuple[str, ...]
     decoders: Mapping[str, int]
+    faults: Mapping[str, int]
+    remarks: tuple[str, ...]
 
     @classmethod
     def of(
@@ -127,6 +135,8 @@ class Summary:
                 for variant, provider, ort, *remarks in sorted(tally.ran_on)
             ),
             decoders=dict(sorted(tally.decoders.items())),
+            faults=dict(sorted(tally.happened.items())),
+            remarks=tuple(tally.remarks),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -148,6 +158,10 @@ class Summary:
             ("ran", "; ".join(self.ran_on) or "nothing: all was there"),
             ("decoded", ", ".join(f"{count} by {name}" for name, count in self.decoders.items()) or "-"),
         ]
+        facts += (
+            [("faults", ", ".join(f"{count} {kind}" for kind, count in self.faults.items()))] if self.faults else []
+        )
+        facts += [("note", remark) for remark in self.remarks]
         text = table(("batch job", ""), facts)
         if self.bad_rows:
             text += "\n\n" + table(("bad rows", "number"), list(self.bad_rows.items()))

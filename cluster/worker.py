@@ -7,6 +7,7 @@ Rules:
     * At most `Threads.infer` batches are in the session at a time.
     * Memory is bounded by batches in buffers: (decode threads + 6) batches a running shard.
     * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
+    * Rows that are known to kill processes are spared: they go to quarantine, and nobody looks at them.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.commit import Attempt, BadRow, OutputDirectory
+from cluster.crashes import Part, pieces
 from cluster.errors import CommitLostError, StoppedError
 from cluster.pipeline import StageClock, map_ahead, prefetch
 from cluster.plan import Shard
@@ -68,14 +69,14 @@ class WorkerSpec:
     """All that a worker must know besides the artifact; it travels to other machines.
 
     Attributes:
-        output: The output directory.
+        output: Where the output goes; see `OutputDirectory.open`.
         columns: What is read.
         kept: The fields of the kept columns.
         batch_size: Images an inference.
         provider: Execution provider, or ``auto``.
     """
 
-    output: Path
+    output: str
     columns: Columns
     kept: tuple[pa.Field, ...]
     batch_size: int
@@ -107,6 +108,16 @@ class _Inferred:
     ]  # what the model said of the n rows; masks are encoded already, which is a small part of them
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is to be read: *part* of *shard* but for the rows that are *spared*, in blocks of *batch_size*."""
+
+    shard: Shard
+    part: Part
+    spared: frozenset[int]
+    batch_size: int
+
+
 class ShardWorker:
     """Run one artifact over shards, on one proven execution provider; `run` may be called by several threads."""
 
@@ -121,7 +132,7 @@ class ShardWorker:
         self._predictor = Predictor(artifact, provider=spec.provider, options=options)
         self._spec = spec
         self._threads = threads
-        self._output = OutputDirectory(spec.output)
+        self._output = OutputDirectory.open(spec.output)
         self._readers = {name: make(spec.columns) for name, make in READERS.items()}
         self._model = artifact.manifest.reference
         self._columns = task_columns(artifact.manifest)
@@ -169,8 +180,13 @@ class ShardWorker:
         """Make running shards fail after their next batch."""
         self._stopped.set()
 
-    def run(self, shard: Shard) -> Commit:
+    def run(self, shard: Shard, *, spared: frozenset[int] = frozenset(), share: int = 1) -> Commit:
         """Read, decode, infer and write *shard*, then commit it.
+
+        Args:
+            shard: To run.
+            spared: Rows, counted from the shard's first, that go to quarantine unseen.
+            share: Divides the batch size.
 
         Raises:
             CommitLostError: Another attempt committed this shard first; nothing of ours counts.
@@ -182,49 +198,72 @@ class ShardWorker:
         """
         if self._output.commit_of(shard.id) is not None:
             raise CommitLostError(f"shard {shard} is committed already")
-        self._progress[shard.id] = 0
-        try:
-            return self._run(shard)
-        finally:
-            del self._progress[shard.id]
-
-    def _run(self, shard: Shard) -> Commit:
         clock = StageClock(*STAGES)
         filtered, decoders = 0, Counter[str]()
-        with self._output.attempt(shard, self._schema) as attempt, closing(self._pipeline(shard, clock)) as inferred:
+        rows = _Rows(shard, (0, shard.rows), spared, max(1, self._spec.batch_size // share))
+        with self._output.attempt(shard, self._schema) as attempt, closing(self._inferred(rows, clock)) as inferred:
             for item in inferred:
-                if self._stopped.is_set():
-                    raise StoppedError(f"shard {shard} was given up")
-                with clock.measure("write"), _naming(self._spec.output):
+                with clock.measure("write"), _naming(self._output.store.staging):
                     self._write(attempt, item)
                 filtered += item.prepared.filtered
                 decoders.update(item.prepared.decoders)
-                self._progress[shard.id] += item.prepared.rows
-            with clock.measure("write"), _naming(self._spec.output):
+            with clock.measure("write"), _naming(self._output.store.staging):
                 attempt.publish()
-            with _naming(self._spec.output):
+            with _naming(self._output.store.staging):
                 return attempt.commit(filtered=filtered, seconds=clock.seconds, ran_on=self.ran_on, decoders=decoders)
 
-    def _pipeline(self, shard: Shard, clock: StageClock) -> Generator[_Inferred, None, None]:
-        """Yield the shard's rows, inferred; each stage works ahead of the next."""
-        reader = self._readers[shard.reader]
-        blocks = prefetch(clock.timed("read", reader.blocks(shard, self._spec.batch_size)), BUFFERED, "read")
+    def probe(self, shard: Shard, part: Part, *, spared: frozenset[int] = frozenset(), share: int = 1) -> None:
+        """Read, decode and infer *part* of *shard*, and write nothing: does this process survive it?
 
-        def prepare(block: Block) -> _Prepared:
+        Raises:
+            VedetteError: As `run`.
+        """
+        rows = _Rows(shard, part, spared, max(1, self._spec.batch_size // share))
+        with closing(self._inferred(rows, StageClock(*STAGES))) as inferred:
+            for _ in inferred:
+                pass
+
+    def _inferred(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+        """Yield *rows*, inferred, and count them as progress once they were taken."""
+        shard = rows.shard
+        self._progress[shard.id] = 0
+        try:
+            with closing(self._pipeline(rows, clock)) as inferred:
+                for item in inferred:
+                    if self._stopped.is_set():
+                        raise StoppedError(f"shard {shard} was given up")
+                    yield item
+                    self._progress[shard.id] += item.prepared.rows
+        finally:
+            del self._progress[shard.id]
+
+    def _pipeline(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+        """Yield *rows*, inferred; each stage works ahead of the next."""
+        blocks = prefetch(clock.timed("read", self._blocks(rows)), BUFFERED, "read")
+
+        def prepare(one: tuple[Block, bool]) -> _Prepared:
+            block, usable = one
             with clock.measure("decode"):
-                return self._prepare(block)
+                return self._prepare(block, self._load if usable else _spare)
 
         prepared = prefetch(map_ahead(prepare, blocks, self._executor, self._threads.decode), BUFFERED, "decode")
         return prefetch(self._infer_all(prepared, clock), BUFFERED, "infer")
 
-    def _prepare(self, block: Block) -> _Prepared:
-        """Decode the images of *block* and bring them to the model's input; bad ones are told apart."""
+    def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
+        """Yield *rows* in blocks, each with whether its images may be looked at."""
+        reader = self._readers[rows.shard.reader]
+        for part, usable in pieces(rows.part, rows.spared):
+            for block in reader.blocks(rows.shard.part(*part), rows.batch_size):
+                yield block, usable
+
+    def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:
+        """*load* the images of *block* and bring them to the model's input; bad ones are told apart."""
         good: list[int] = []
         inputs, sizes, bad = [], [], []
         decoders = Counter[str]()
         for index, image in enumerate(block.images):
             try:
-                picture = self._load(image)
+                picture = load(image)
                 inputs.append(self._predictor.prepare(picture.pixels))
             except ImageError as error:
                 bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
@@ -232,7 +271,7 @@ class ShardWorker:
             good.append(index)
             sizes.append(picture.size)
             decoders[picture.decoder] += 1
-        kept = block.kept.take(good) if bad else block.kept
+        kept = block.kept.take(pa.array(good, pa.int64())) if bad else block.kept
         # As columns, because a table without any column forgets how many rows it has.
         columns = [
             *kept.columns,
@@ -268,11 +307,15 @@ class ShardWorker:
         return self._predictor.load(image)
 
 
+def _spare(_image: Image) -> Decoded:
+    raise ImageError("crashed_worker", "the process that decodes or infers this row dies")
+
+
 @contextmanager
-def _naming(directory: Path) -> Iterator[None]:
+def _naming(directory: str) -> Iterator[None]:
     """Let an error of the operating system say that it happened in *directory*, if it does not say where."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(directory)
+        error.filename = error.filename or directory
         raise

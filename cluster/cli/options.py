@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-__all__ = ["JOB_OPTIONS", "job_options"]
+__all__ = ["JOB_OPTIONS", "job_option_names", "job_options"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -33,7 +33,13 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         "of that name itself, COLUMN is kept as input_COLUMN.",
     ),
     click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...]."),
-    click.option("--workers", default="auto", show_default=True, metavar="SPEC", help="auto (one a core), N or cpu=N."),
+    click.option(
+        "--workers",
+        default="auto",
+        show_default=True,
+        metavar="SPEC",
+        help="auto (one an accelerator, else one a core), N, or by execution provider: cuda=4,cpu=16.",
+    ),
     click.option("--provider", default="auto", show_default=True, help="Execution provider to run on."),
     click.option(
         "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Images an inference."
@@ -53,6 +59,12 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         metavar="SECONDS",
         help="Give a shard up that makes no progress for so long.",
     ),
+    click.option(
+        "--shard-timeout",
+        type=click.FloatRange(min=1),
+        metavar="SECONDS",
+        help="Give a try of a shard up that takes longer [default: never].",
+    ),
     click.option("--store", metavar="URI", help="Artifact store that --model names a model of."),
 )
 """In the order in which `--help` lists them."""
@@ -63,3 +75,9 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(JOB_OPTIONS):
         function = option(function)
     return function
+
+
+def job_option_names() -> frozenset[str]:
+    """Return the names of a job's options, without dashes before them."""
+    added = click.command()(job_options(lambda **_: None)).params
+    return frozenset(parameter.opts[0].lstrip("-") for parameter in added)

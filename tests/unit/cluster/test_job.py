@@ -29,9 +29,9 @@ from cluster.errors import (
     WorkersError,
 )
 from cluster.job import plan_job
-from cluster.pool import Failure
+from cluster.tasks import Failure, Kind
 from cluster.worker import ShardWorker
-from runtime.errors import DatasetError, ModelNotFoundError
+from runtime.errors import DatasetError, ModelError, ModelNotFoundError
 from runtime.images import read
 
 BAD = {2: b"", 30: b"no image at all", 31: None, 99: b"\x89PNG broken"}
@@ -105,10 +105,10 @@ def test_a_finished_job_does_nothing_again(options, rows):
 def test_a_job_that_failed_goes_on_with_what_is_missing(options, rows, monkeypatch):
     run = ShardWorker.run
 
-    def failing(self, shard):
+    def failing(self, shard, **how):
         if shard.start >= 60:
             raise InputChangedError("the disk was pulled out")
-        return run(self, shard)
+        return run(self, shard, **how)
 
     monkeypatch.setattr(ShardWorker, "run", failing)
     with pytest.raises(ShardError, match="pulled out"):
@@ -203,11 +203,11 @@ def test_a_dry_run_writes_nothing(options, rows):
 def test_an_error_that_may_pass_is_tried_again(options, rows, monkeypatch):
     run, failed = ShardWorker.run, set()
 
-    def flaky(self, shard):
+    def flaky(self, shard, **how):
         if shard.id not in failed:
             failed.add(shard.id)
             raise ConnectionError("try again")
-        return run(self, shard)
+        return run(self, shard, **how)
 
     monkeypatch.setattr(ShardWorker, "run", flaky)
     assert run_batch(options(max_retries=1)).rows["out"] == 100
@@ -220,7 +220,7 @@ def test_an_error_that_may_pass_is_tried_again(options, rows, monkeypatch):
 def test_a_signal_ends_the_job_in_one_sentence(options, rows, monkeypatch):
     run = ShardWorker.run
 
-    def run_then_interrupt(self, shard):
+    def run_then_interrupt(self, shard, **how):
         commit = run(self, shard)
         os.kill(os.getpid(), signal.SIGTERM)
         return commit
@@ -236,9 +236,24 @@ def test_a_signal_ends_the_job_in_one_sentence(options, rows, monkeypatch):
 
 def test_failures_are_one_line_and_a_full_disk_is_hopeless():
     assert Failure.of(OSError(28, "No space left on device", "/out")) == Failure(
-        text="no space left on device: /out", hopeless=True
+        text="no space left on device: /out", kind=Kind.HOPELESS
     )
     assert Failure.of(ValueError("a\nb")) == Failure(text="ValueError: a b")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        pa.lib.ArrowMemoryError("malloc of size 9 failed"),
+        ModelError("BFCArena: Failed to allocate memory for requested buffer of size 9"),
+        RuntimeError("std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=repr,
+)
+def test_all_ways_to_run_out_of_memory_are_told(error):
+    assert Failure.of(error).kind is Kind.MEMORY
 
 
 def invoke(*arguments: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +12,8 @@ from color_model import picture, write_rows
 from cluster.commit import OutputDirectory
 from cluster.errors import CommitLostError, InputChangedError, StoppedError
 from cluster.job import Job, plan_job
-from cluster.pool import LocalPool, run_shard
+from cluster.pool import LocalPool, run_task
+from cluster.tasks import Task
 from cluster.worker import STAGES, ShardWorker, Threads
 from runtime.images import read
 
@@ -31,8 +33,12 @@ def make_worker(job: Job, threads: Threads | None = None) -> ShardWorker:
     return ShardWorker(job.artifact, job.spec, threads or Threads(decode=2))
 
 
+def tasks_of(job: Job) -> list[Task]:
+    return [Task(number=number, shard=shard) for number, shard in enumerate(job.shards)]
+
+
 def rows_of(output: OutputDirectory, path: str) -> list[dict]:
-    return pq.read_table(output.root / path).to_pylist()
+    return pq.read_table(Path(output.uri) / path).to_pylist()
 
 
 def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
@@ -60,7 +66,7 @@ def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
 
 def test_the_file_says_which_model_made_it(job):
     commit = make_worker(job).run(job.shards[0])
-    metadata = pq.read_schema(job.output.root / commit.data.path).metadata
+    metadata = pq.read_schema(Path(job.output.uri) / commit.data.path).metadata
     assert metadata[b"vedette.manifest_sha256"].decode() == job.artifact.digest
     assert metadata[b"vedette.variant"] == b"fp32"
 
@@ -77,7 +83,7 @@ def test_shards_run_at_the_same_time_do_not_mix(job):
     worker = make_worker(job, Threads(decode=2, infer=2))
     outcomes = []
     threads = [
-        threading.Thread(target=lambda shard=shard: outcomes.append(run_shard(worker, shard))) for shard in job.shards
+        threading.Thread(target=lambda task=task: outcomes.append(run_task(worker, task))) for task in tasks_of(job)
     ]
     for thread in threads:
         thread.start()
@@ -92,11 +98,11 @@ def test_shards_run_at_the_same_time_do_not_mix(job):
 def test_a_failed_shard_leaves_no_file_and_no_thread(job):
     worker = make_worker(job)
     worker.run(job.shards[0])  # the decoding threads are there now
-    files, threads = sorted((job.output.root / "data").iterdir()), threading.active_count()
+    files, threads = sorted((Path(job.output.uri) / "data").iterdir()), threading.active_count()
     write_rows(Path(job.shards[0].path), 51)
     with pytest.raises(InputChangedError):
         worker.run(job.shards[1])
-    assert sorted((job.output.root / "data").iterdir()) == files
+    assert sorted((Path(job.output.uri) / "data").iterdir()) == files
     assert threading.active_count() == threads
     assert worker.progress() == {}
 
@@ -110,14 +116,17 @@ def test_a_stopped_worker_gives_its_shards_up(job):
 
 
 def test_the_local_pool_takes_what_it_has_room_for(job):
-    pool = LocalPool(make_worker(job), slots=1)
-    assert pool.offer(job.shards[0])
-    assert not pool.offer(job.shards[1])
+    pool = LocalPool(make_worker(job), workers=1)
+    tasks = tasks_of(job)
+    assert pool.offer(tasks[0])
+    assert not pool.offer(replace(tasks[0], number=9))
+    assert pool.offer(tasks[1])
+    assert not pool.offer(tasks[2])
     outcomes: list = []
     while not outcomes:
         outcomes = pool.wait(1.0)
-    assert outcomes[0].commit.shard == job.shards[0].id
-    assert pool.offer(job.shards[1])
+    assert outcomes[0].commit.shard in {task.shard.id for task in tasks[:2]}
+    assert pool.offer(tasks[2])
     pool.close()
     assert not any(thread.name.startswith("shard-") for thread in threading.enumerate())
 
@@ -136,9 +145,51 @@ def test_at_most_the_allowed_inferences_run_at_a_time(job, monkeypatch):
             inside.pop()
 
     monkeypatch.setattr(worker._predictor, "infer", watched)
-    threads = [threading.Thread(target=run_shard, args=(worker, shard)) for shard in job.shards]
+    threads = [threading.Thread(target=run_task, args=(worker, task)) for task in tasks_of(job)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert max(most) == 1
+
+
+def test_spared_rows_are_in_quarantine_without_a_look_at_them(job, monkeypatch):
+    worker = make_worker(job)
+    seen: list = []
+    load: Callable = worker._predictor.load
+    monkeypatch.setattr(worker._predictor, "load", lambda image: seen.append(image) or load(image))
+    commit = worker.run(job.shards[0], spared=frozenset({0, 5}))
+    bad = rows_of(job.output, commit.quarantine.path)
+    assert [row["source_row"] for row in bad if row["reason"] == "crashed_worker"] == [0, 5]
+    numbers = [row["number"] for row in rows_of(job.output, commit.data.path)]
+    assert numbers == [n for n in range(commit.rows) if n not in {0, 5, *BAD}]
+    assert len(seen) == commit.rows - 2 - sum(data is None for data in BAD.values())
+
+
+def test_spared_rows_that_the_filter_leaves_out_are_filtered(options, tmp_path):
+    write_rows(tmp_path / "in.parquet", 20)
+    job = plan_job(options(keep=("number",), filter="number >= 5"))
+    job.output.claim(job.record)
+    commit = make_worker(job).run(job.shards[0], spared=frozenset({2, 7}))
+    assert commit.filtered == 5
+    assert commit.reasons == {"crashed_worker": 1}
+
+
+def test_a_probe_infers_its_rows_and_writes_nothing(job, monkeypatch):
+    worker = make_worker(job)
+    sizes: list[int] = []
+    infer: Callable = worker._predictor.infer
+    monkeypatch.setattr(worker._predictor, "infer", lambda batch: sizes.append(len(batch)) or infer(batch))
+    worker.probe(job.shards[0], (8, 15), share=2)
+    assert sum(sizes) == 7
+    assert max(sizes) <= 2
+    assert list((Path(job.output.uri) / "data").iterdir()) == []
+    assert worker.progress() == {}
+
+
+def test_a_batch_of_bad_rows_alone_keeps_its_columns(options, tmp_path):
+    write_rows(tmp_path / "in.parquet", 8, bad=dict.fromkeys(range(4), b""))
+    job = plan_job(options(keep=("number",), batch_size=4))
+    job.output.claim(job.record)
+    commit = make_worker(job).run(job.shards[0])
+    assert [row["number"] for row in rows_of(job.output, commit.data.path)] == [4, 5, 6, 7]
