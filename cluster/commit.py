@@ -1,4 +1,4 @@
-"""The output directory, and the protocol by which a shard's rows come to count exactly once.
+"""The output of a job, in a directory or a bucket, and the protocol by which a shard's rows come to count exactly once.
 
     _job.json                                the job that owns the directory; put if absent
     data/<shard>-<attempt>.parquet           what an attempt wrote
@@ -7,17 +7,18 @@
     _manifest.json, _SUCCESS                 put last: every shard is committed and the rows balance
 
 Rules:
-    * The files of an attempt are whole and synced to the disk before its commit is tried.
+    * The files of an attempt are whole and durable before its commit is tried.
     * The first commit of a shard wins, whoever tries: a retry, another worker, another driver.
       What a loser wrote is garbage, and only the loser itself may remove it.
-    * Recovery deletes nothing. What a killed attempt left under a hidden name is never read.
+    * A commit names its attempt. So one whose put was answered by nobody, and that finds itself there when
+      it is put again, has won.
+    * Recovery deletes nothing. What a killed attempt left is never read.
     * Rows balance: of every shard, in = out + quarantined + filtered.
     * Readers go through ``_manifest.json`` (`cluster.output`), never through a listing of ``data/``.
 """
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, NamedTuple
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,7 @@ from cluster.errors import CommitLostError, OtherJobError, OutputError
 from cluster.plan import Shard
 from cluster.records import Commit, JobRecord, OutputManifest, WrittenFile, parse_record
 from cluster.schema import QUARANTINE_SCHEMA
-from runtime.files import create_bytes, fsync_directory
+from cluster.storage import Entry, Store, open_store
 from runtime.manifest import describe_validation
 
 __all__ = ["Attempt", "BadRow", "OutputDirectory"]
@@ -45,28 +46,37 @@ IMAGES_PAGE = 16  # values after which the size of a page is checked, where page
 FLUSH_BYTES = 16 * 1024**2  # ... or bytes, whatever comes first
 
 
+JOB, MANIFEST, SUCCESS, COMMITS = "_job.json", "_manifest.json", "_SUCCESS", "_commits/"
+
+
 @dataclass(frozen=True, slots=True)
 class OutputDirectory:
-    """The output place of one job, on a local disk.
+    """The output place of one job.
 
     Attributes:
-        root: The directory; made when the job claims it.
+        store: Where it is; made when the job claims it.
     """
 
-    root: Path
+    store: Store
 
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return (self.root / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError:
-            raise OutputError(f"{self.root} is not a directory; give --output a new or empty one") from None
+    @classmethod
+    def open(cls, uri: str | Path) -> Self:
+        """Open the place at *uri*: a path, or the URL of an object store.
+
+        Raises:
+            UsageError: It is a URL of no object store.
+        """
+        return cls(open_store(uri))
+
+    @property
+    def uri(self) -> str:
+        """Where it is: an absolute path, or a URL without a last slash."""
+        return self.store.uri
 
     def job(self) -> JobRecord | None:
         """Return the job that owns the directory, if there is one."""
-        data = self._read("_job.json")
-        return None if data is None else parse_record(JobRecord, data, self.root / "_job.json")
+        data = self.store.read(JOB)
+        return None if data is None else parse_record(JobRecord, data, self.store.where(JOB))
 
     def claim(self, job: JobRecord) -> None:
         """Make the directory *job*'s; fine if it is already.
@@ -77,50 +87,54 @@ class OutputDirectory:
         """
         self.check(job)
         try:
-            create_bytes(self.root / "_job.json", job.to_bytes())
+            self.store.create(JOB, job.to_bytes())
         except FileExistsError:
             self.check(job)
-        for name in ("data", "_commits"):
-            (self.root / name).mkdir(exist_ok=True)
+        self.store.prepare(("data", "_commits"))
 
     def check(self, job: JobRecord) -> None:
         """Raise what `claim` would, and write nothing."""
-        strangers = _visible(self.root) if self.root.is_dir() else set()
+        strangers = self.store.names()
         owner = self.job()  # looked for after the listing: who claims meanwhile is no stranger
         if owner is None:
             if strangers:
                 raise OutputError(
-                    f"{self.root} is not empty and no batch job's (it holds {', '.join(sorted(strangers)[:3])}); "
+                    f"{self.uri} is not empty and no batch job's (it holds {', '.join(sorted(strangers)[:3])}); "
                     "give --output a new or empty directory"
                 )
             return
         if differences := owner.differences(job):
             raise OtherJobError(
-                f"{self.root} belongs to another job; it differs in: {'; '.join(differences)}. "
+                f"{self.uri} belongs to another job; it differs in: {'; '.join(differences)}. "
                 "Run that job, or give --output a new directory"
             )
 
     def commit_of(self, shard_id: str) -> Commit | None:
         """Return the commit of a shard, if it has one."""
-        name = f"_commits/{shard_id}.json"
-        data = self._read(name)
-        return None if data is None else parse_record(Commit, data, self.root / name)
+        key = _commit_key(shard_id)
+        data = self.store.read(key)
+        return None if data is None else parse_record(Commit, data, self.store.where(key))
+
+    def committed(self) -> set[str]:
+        """Return the ids of the shards that are committed; one listing, and no commit is read."""
+        listed = (key.removeprefix(COMMITS) for key in self.store.entries(COMMITS))
+        return {name.removesuffix(".json") for name in listed if name.endswith(".json") and "/" not in name}
 
     def commits(self) -> dict[str, Commit]:
         """Return all commits by shard id."""
-        directory = self.root / "_commits"
-        if not directory.is_dir():
-            return {}
-        ids = sorted(
-            entry.name[:-5] for entry in os.scandir(directory) if entry.name[0] != "." and entry.name.endswith(".json")
-        )
-        found = ((shard_id, self.commit_of(shard_id)) for shard_id in ids)
-        return {shard_id: commit for shard_id, commit in found if commit is not None}
+        ids = sorted(self.committed())
+        keys = [_commit_key(shard_id) for shard_id in ids]
+        read = zip(ids, keys, self.store.read_all(keys), strict=True)
+        return {
+            shard_id: parse_record(Commit, data, self.store.where(key))
+            for shard_id, key, data in read
+            if data is not None
+        }
 
     @contextmanager
     def attempt(self, shard: Shard, schema: pa.Schema) -> Iterator[Attempt]:
         """Begin an attempt at *shard*, whose rows have *schema*; what it wrote is removed unless it commits."""
-        attempt = Attempt(root=self.root, shard=shard, schema=schema)
+        attempt = Attempt(store=self.store, shard=shard, schema=schema)
         try:
             yield attempt
         finally:
@@ -134,34 +148,31 @@ class OutputDirectory:
         """
         commits = self.commits()
         if missing := [shard for shard in shards if shard.id not in commits]:
-            raise OutputError(f"{self.root}: {len(missing)} shards are not committed, the first is {missing[0]}")
+            raise OutputError(f"{self.uri}: {len(missing)} shards are not committed, the first is {missing[0]}")
         ordered = [commits[shard.id] for shard in shards]
         manifest = OutputManifest.of(job, ordered)
+        found = {**self.store.entries("data/"), **self.store.entries("quarantine/")}
         for written in (*manifest.data, *manifest.quarantine):
-            self._verify(written)
-        for name, data in (("_manifest.json", manifest.to_bytes()), ("_SUCCESS", b"")):
-            try:
-                create_bytes(self.root / name, data)
-            except FileExistsError:
-                continue  # another driver of the same job was faster; the commits are the same
+            self._verify(written, found.get(written.path))
+        for key, data in ((MANIFEST, manifest.to_bytes()), (SUCCESS, b"")):
+            with suppress(FileExistsError):  # another driver of the same job was faster; the commits are the same
+                self.store.create(key, data)
         return manifest
 
-    def _verify(self, written: WrittenFile) -> None:
-        path = self.root / written.path
-        size = path.stat().st_size if path.is_file() else None
-        if size != written.size:
-            found = "is gone" if size is None else f"has {size} bytes"
-            raise OutputError(f"{path} {found}; its commit says {written.size} bytes")
+    def _verify(self, written: WrittenFile, found: Entry | None) -> None:
+        if found is None or found.size != written.size:
+            seen = "is gone" if found is None else f"has {found.size} bytes"
+            raise OutputError(f"{self.store.where(written.path)} {seen}; its commit says {written.size} bytes")
 
     def finished(self) -> OutputManifest | None:
         """Return the manifest of a finished job; ``None`` if the job is not finished."""
-        if self._read("_SUCCESS") is None or (data := self._read("_manifest.json")) is None:
+        if self.store.read(SUCCESS) is None or (data := self.store.read(MANIFEST)) is None:
             return None
-        return parse_record(OutputManifest, data, self.root / "_manifest.json")
+        return parse_record(OutputManifest, data, self.store.where(MANIFEST))
 
 
-def _visible(root: Path) -> set[str]:
-    return {entry.name for entry in os.scandir(root) if not entry.name.startswith(".")}
+def _commit_key(shard_id: str) -> str:
+    return f"{COMMITS}{shard_id}.json"
 
 
 class BadRow(NamedTuple):
@@ -174,17 +185,14 @@ class BadRow(NamedTuple):
 
 
 class _TableFile:
-    """A Parquet file that is invisible until it is whole and synced to the disk."""
+    """A Parquet file that is invisible until it is whole and durable."""
 
-    def __init__(self, root: Path, name: str, schema: pa.Schema) -> None:
-        self._final = root / name
-        self._final.parent.mkdir(exist_ok=True)
-        self._hidden = self._final.with_name(f".{self._final.name}.tmp")
-        self._name = name
-        self._file: IO[bytes] = self._hidden.open("wb")
+    def __init__(self, store: Store, key: str, schema: pa.Schema) -> None:
+        self._key = key
+        self._draft = store.draft(key)
         images = any(_holds_binary(field.type) for field in schema)
         self._writer = pq.ParquetWriter(
-            self._file,
+            self._draft.file,
             schema,
             compression="none" if images else "zstd",  # encoded images do not compress
             write_batch_size=IMAGES_PAGE if images else None,
@@ -210,21 +218,13 @@ class _TableFile:
         """Make the file visible under its name; durable when this returns."""
         self._flush()
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.close()
-        self._hidden.rename(self._final)
-        fsync_directory(self._final.parent)
-        return WrittenFile(path=self._name, rows=self._rows, size=size)
+        return WrittenFile(path=self._key, rows=self._rows, size=self._draft.publish())
 
     def discard(self) -> None:
         """Remove the file, visible or not; it counts nowhere."""
-        for close in (self._writer.close, self._file.close):
-            with suppress(OSError, ValueError, pa.ArrowException):  # a full disk refuses the last bytes; no loss
-                close()
-        self._hidden.unlink(missing_ok=True)
-        self._final.unlink(missing_ok=True)
+        with suppress(OSError, ValueError, pa.ArrowException):  # a full disk refuses the last bytes; no loss
+            self._writer.close()
+        self._draft.discard()
 
 
 def _holds_binary(kind: pa.DataType) -> bool:
@@ -238,13 +238,13 @@ class Attempt:
     """One try at one shard.
 
     Attributes:
-        root: The output directory.
+        store: The output place.
         shard: What is tried.
         schema: Of the output's rows.
         id: Names the files of this try; no other has it.
     """
 
-    root: Path
+    store: Store
     shard: Shard
     schema: pa.Schema
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -255,7 +255,7 @@ class Attempt:
 
     def _table_file(self, folder: str, schema: pa.Schema) -> _TableFile:
         if folder not in self._files:
-            self._files[folder] = _TableFile(self.root, f"{folder}/{self.shard.id}-{self.id}.parquet", schema)
+            self._files[folder] = _TableFile(self.store, f"{folder}/{self.shard.id}-{self.id}.parquet", schema)
         return self._files[folder]
 
     def write(self, table: pa.Table) -> None:
@@ -313,11 +313,11 @@ class Attempt:
         except ValidationError as error:
             raise OutputError(f"shard {self.shard}: {describe_validation(error)}") from None
         self._keep = True  # from here on only a sure loss makes the files garbage
-        path = self.root / "_commits" / f"{self.shard.id}.json"
         try:
-            create_bytes(path, commit.to_bytes())
+            self.store.create(_commit_key(self.shard.id), commit.to_bytes())
         except FileExistsError:
-            if parse_record(Commit, path.read_bytes(), path).attempt != self.id:
+            winner = OutputDirectory(self.store).commit_of(self.shard.id)
+            if winner is None or winner.attempt != self.id:
                 self._keep = False
                 raise CommitLostError(f"shard {self.shard} was committed by another attempt") from None
         return commit

@@ -9,12 +9,14 @@ VedetteError
     ├── InputError             the input is empty, corrupt, or not a dataset
     ├── InputChangedError      a file is not the one that was planned
     ├── OutputError            the output holds something else, is not finished, or cannot be written
+    ├── StorageError           an object store refused, or did not answer; another try may help
     ├── OtherJobError          the output belongs to another job; the text names the difference
     ├── CommitLostError        another attempt committed this shard first (no failure: its rows count)
     ├── ShardError             one shard failed more often than it may
     ├── TooManyBadRowsError    more rows were quarantined than ``--max-bad-rows`` allows
     ├── PoolError              no worker could be started, or none is left
-    └── StoppedError           SIGINT or SIGTERM ended the driver
+    ├── StoppedError           SIGINT or SIGTERM ended the driver
+    └── JobServerError         Ray's job server cannot be reached, refuses, or knows no such job
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ __all__ = [
     "FilterError",
     "InputChangedError",
     "InputError",
+    "JobServerError",
     "OtherJobError",
     "OutputError",
     "PoolError",
     "SchemaError",
     "ShardError",
     "StoppedError",
+    "StorageError",
     "TooManyBadRowsError",
     "WorkersError",
 ]
@@ -68,6 +72,10 @@ class OutputError(BatchError):
     """The output place holds something else, is not finished, or cannot be written."""
 
 
+class StorageError(BatchError):
+    """An object store refused, or did not answer after all retries; another try of the shard may help."""
+
+
 class OtherJobError(BatchError):
     """The output belongs to a job with another model, input or options."""
 
@@ -92,3 +100,7 @@ class StoppedError(BatchError):
     """SIGINT or SIGTERM ended the driver; what was committed stays."""
 
     exit_code: ClassVar[int] = 130
+
+
+class JobServerError(BatchError):
+    """Ray's job server cannot be reached, refuses, or knows no such job."""

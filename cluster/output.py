@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.commit import OutputDirectory
-from cluster.errors import OutputError, SchemaError
+from cluster.errors import OutputError
 from cluster.records import OutputManifest
 
-__all__ = ["iter_output", "local_path", "read_manifest", "read_output"]
-
-
-def local_path(uri: str, option: str) -> Path:
-    """Return the absolute path that *uri* means.
-
-    Raises:
-        SchemaError: It is of another scheme than ``file``.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return Path(os.path.abspath(uri))  # noqa: PTH100 - resolves ".." but no links
-    if scheme != "file":
-        raise SchemaError(f"{option} {uri!r}: scheme {scheme!r} is not supported yet; give a directory on a local disk")
-    return Path(rest)
+__all__ = ["iter_output", "read_manifest", "read_output"]
 
 
 def read_manifest(uri: str) -> OutputManifest:
@@ -36,14 +22,17 @@ def read_manifest(uri: str) -> OutputManifest:
     Raises:
         OutputError: There is no output of a batch job, or its job is not finished.
     """
-    directory = OutputDirectory(local_path(uri, "the output"))
-    if (manifest := directory.finished()) is not None:
+    return _finished(OutputDirectory.open(uri))
+
+
+def _finished(output: OutputDirectory) -> OutputManifest:
+    if (manifest := output.finished()) is not None:
         return manifest
-    job = directory.job()
+    job = output.job()
     if job is None:
-        raise OutputError(f"{directory.root} is no output of a batch job: there is no _job.json")
+        raise OutputError(f"{output.uri} is no output of a batch job: there is no _job.json")
     raise OutputError(
-        f"{directory.root} is not finished: {len(directory.commits())} of {job.shards} shards are committed; "
+        f"{output.uri} is not finished: {len(output.committed())} of {job.shards} shards are committed; "
         "run the same `vedette batch run` again to go on"
     )
 
@@ -54,16 +43,16 @@ def iter_output(uri: str) -> Iterator[pa.Table]:
     Raises:
         OutputError: It is not finished, or a file of it is damaged.
     """
-    root = local_path(uri, "the output")
-    for written in read_manifest(uri).data:
-        path = root / written.path
+    output = OutputDirectory.open(uri)
+    for written in _finished(output).data:
+        where = output.store.where(written.path)
         try:
-            with pq.ParquetFile(path) as file:
-                table = file.read()
+            with closing(output.store.reader(written.path)) as file, pq.ParquetFile(file.source) as parquet:
+                table = parquet.read()
         except (pa.ArrowException, OSError) as error:
-            raise OutputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+            raise OutputError(f"{where} cannot be read: {' '.join(str(error).split())}") from None
         if table.num_rows != written.rows:
-            raise OutputError(f"{path} has {table.num_rows} rows; the manifest says {written.rows}")
+            raise OutputError(f"{where} has {table.num_rows} rows; the manifest says {written.rows}")
         yield table.replace_schema_metadata(None)
 
 

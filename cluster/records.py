@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -177,13 +176,13 @@ class OutputManifest(Record):
 R = TypeVar("R", bound=Record)
 
 
-def parse_record(kind: type[R], data: bytes, path: Path) -> R:
+def parse_record(kind: type[R], data: bytes, where: str) -> R:
     """Return the *kind* of record in *data*.
 
     Args:
         kind: Which record it is.
         data: UTF-8 JSON.
-        path: Where it was read, for the error text.
+        where: Its path or URL, for the error text.
 
     Raises:
         OutputError: It is no such record.
@@ -191,4 +190,4 @@ def parse_record(kind: type[R], data: bytes, path: Path) -> R:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise OutputError(f"{path} is damaged: {describe_validation(error)}") from None
+        raise OutputError(f"{where} is damaged: {describe_validation(error)}") from None

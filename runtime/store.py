@@ -32,6 +32,7 @@ from runtime.errors import ArtifactError, HomeError, ManifestError, ModelNotFoun
 from runtime.files import fsync_directory, make_directory, replace_bytes
 from runtime.home import Home
 from runtime.manifest import MANIFEST_FILE, MODEL_NAME, Manifest, PinnedFile
+from runtime.objects import answer_of, open_objects
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -87,16 +88,12 @@ class ModelStore:
             HomeError: The directory cannot be made.
             UsageError: *uri* is a URL of no object store that `obstore` knows.
         """
-        from obstore.exceptions import BaseError
-        from obstore.store import LocalStore, from_url
+        from obstore.store import LocalStore
 
         if uri is None:
             uri = Home.from_environment().store
         if isinstance(uri, str) and "://" in uri:
-            try:
-                return cls(uri, from_url(uri))
-            except (BaseError, ValueError) as error:
-                raise UsageError(f"artifact store {uri!r} is no object store: {_first_line(error)}") from None
+            return cls(uri, open_objects(uri))
         directory = Path(uri).absolute()
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -201,7 +198,7 @@ class ModelStore:
         try:
             yield
         except BaseError as error:
-            raise StoreError(f"artifact store {self.uri} cannot be read: {_first_line(error)}") from None
+            raise StoreError(f"artifact store {self.uri} cannot be read: {answer_of(error)}") from None
 
     def _published(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Yield (name, version) of every manifest below *prefix*."""
@@ -230,10 +227,6 @@ class ModelStore:
                 os.fsync(file.fileno())
         except FileNotFoundError:
             raise ModelNotFoundError(f"{target.name}: no file {pinned.sha256} in {self.uri}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]  # obstore appends its internals, over many lines
 
 
 def _rename_directory(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from controller.registry.objects import put_if_absent
+from runtime.objects import put_if_absent
 from runtime.store import ModelStore
 
 __all__ = ["card_path", "put_card", "read_card"]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from controller.errors import RegistryError
 from controller.registry.cards import put_card
-from controller.registry.objects import put_if_absent
 from runtime.manifest import Manifest, PinnedFile
+from runtime.objects import put_if_absent
 from runtime.store import ModelStore, blob_path, manifest_path
 
 __all__ = ["publish"]

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster import commit as commit_module
 from cluster.commit import Attempt, BadRow, OutputDirectory
 from cluster.errors import CommitLostError, OtherJobError, OutputError
 from cluster.plan import InputFile, RowGroup, Shard, ShardLimits, plan_shards
 from cluster.records import Commit, JobRecord, OutputManifest
+from cluster.storage import directory as directory_module
 
 SCHEMA = pa.schema([("row", pa.int64())])
 
@@ -41,6 +41,10 @@ def record(rows: int = 10, shards: int = 2, **changes) -> JobRecord:
     return JobRecord(**{**given, **changes})
 
 
+def root_of(output: OutputDirectory) -> Path:
+    return Path(output.uri)
+
+
 def do(output: OutputDirectory, shard: Shard, *, bad: int = 0, filtered: int = 0) -> Commit:
     with output.attempt(shard, SCHEMA) as attempt:
         attempt.write(pa.table({"row": range(shard.start + bad + filtered, shard.stop)}))
@@ -51,7 +55,7 @@ def do(output: OutputDirectory, shard: Shard, *, bad: int = 0, filtered: int = 0
 
 @pytest.fixture
 def output(tmp_path: Path) -> OutputDirectory:
-    output = OutputDirectory(tmp_path / "out")
+    output = OutputDirectory.open(tmp_path / "out")
     output.claim(record())
     return output
 
@@ -64,23 +68,23 @@ def test_a_finished_output_lists_the_committed_files_in_order(output):
     assert output.finished() == manifest
     assert manifest.rows == {"in": 10, "out": 7, "quarantined": 1, "filtered": 2}
     assert manifest.reasons == {"empty": 1}
-    rows = [pq.read_table(output.root / file.path)["row"].to_pylist() for file in manifest.data]
+    rows = [pq.read_table(root_of(output) / file.path)["row"].to_pylist() for file in manifest.data]
     assert rows == [[2, 3, 4], [6, 7, 8, 9]]
     (quarantine,) = manifest.quarantine
-    assert pq.read_table(output.root / quarantine.path).to_pylist() == [
+    assert pq.read_table(root_of(output) / quarantine.path).to_pylist() == [
         {"source_file": "/in", "source_row": 5, "reason": "empty", "detail": "no bytes"}
     ]
 
 
 def test_a_shard_without_bad_rows_has_no_quarantine_file(output):
     assert do(output, plan()[0]).quarantine is None
-    assert not (output.root / "quarantine").exists()
+    assert not (root_of(output) / "quarantine").exists()
 
 
 @settings(max_examples=10)
 @given(racers=st.integers(2, 8))
 def test_of_all_who_race_for_a_shard_one_wins_and_its_file_alone_stays(tmp_path_factory, racers):
-    output = OutputDirectory(tmp_path_factory.mktemp("race") / "out")
+    output = OutputDirectory.open(tmp_path_factory.mktemp("race") / "out")
     shard = plan(5)[0]
     output.claim(record(5, 1))
     start = threading.Barrier(racers)
@@ -99,7 +103,7 @@ def test_of_all_who_race_for_a_shard_one_wins_and_its_file_alone_stays(tmp_path_
         winners = [winner for winner in executor.map(race, range(racers)) if winner]
     (winner,) = winners
     assert output.commit_of(shard.id).attempt == winner
-    assert [path.name for path in (output.root / "data").iterdir()] == [f"{shard.id}-{winner}.parquet"]
+    assert [path.name for path in (root_of(output) / "data").iterdir()] == [f"{shard.id}-{winner}.parquet"]
 
 
 class Crash(BaseException):
@@ -111,19 +115,19 @@ def test_after_a_crash_at_any_point_every_row_is_there_once(output, monkeypatch,
     shards = plan()
     do(output, shards[0])
     monkeypatch.setattr(Attempt, "close", lambda _self: None)  # a killed process closes nothing
-    attempt = Attempt(root=output.root, shard=shards[1], schema=SCHEMA)
+    attempt = Attempt(store=output.store, shard=shards[1], schema=SCHEMA)
     attempt.write(pa.table({"row": range(5, 10)}))
     if point != "before publishing":
         attempt.publish()
     if point == "after committing":
         attempt.commit(filtered=0, seconds={}, ran_on={})
-    again = OutputDirectory(output.root)
+    again = OutputDirectory.open(output.uri)
     again.claim(record())
     for shard in shards:
         if again.commit_of(shard.id) is None:
             do(again, shard)
     manifest = again.finish(record(), shards)
-    rows = [row for file in manifest.data for row in pq.read_table(output.root / file.path)["row"].to_pylist()]
+    rows = [row for file in manifest.data for row in pq.read_table(root_of(output) / file.path)["row"].to_pylist()]
     assert rows == list(range(10))
     for file in attempt._files.values():  # what the dead process held
         file.discard()
@@ -136,11 +140,11 @@ def test_a_commit_whose_outcome_is_unknown_keeps_its_files(output, monkeypatch):
         path.write_bytes(data)
         raise OSError(errno.EIO, "the directory could not be synced", str(path))
 
-    monkeypatch.setattr(commit_module, "create_bytes", link_then_fail)
+    monkeypatch.setattr(directory_module, "create_bytes", link_then_fail)
     with pytest.raises(OSError, match="synced"):
         do(output, shard)
     commit = output.commit_of(shard.id)
-    assert (output.root / commit.data.path).stat().st_size == commit.data.size
+    assert (root_of(output) / commit.data.path).stat().st_size == commit.data.size
 
 
 def test_a_full_disk_leaves_no_file_behind(output, monkeypatch):
@@ -150,8 +154,8 @@ def test_a_full_disk_leaves_no_file_behind(output, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         do(output, plan()[0], bad=1)
-    assert list((output.root / "data").iterdir()) == []
-    assert list((output.root / "quarantine").iterdir()) == []
+    assert list((root_of(output) / "data").iterdir()) == []
+    assert list((root_of(output) / "quarantine").iterdir()) == []
     assert output.commits() == {}
 
 
@@ -170,7 +174,7 @@ def test_nothing_is_finished_before_every_shard_is_committed(output):
     with pytest.raises(OutputError, match="1 shards are not committed"):
         output.finish(record(), shards)
     assert output.finished() is None
-    assert not (output.root / "_SUCCESS").exists()
+    assert not (root_of(output) / "_SUCCESS").exists()
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"short")])
@@ -178,7 +182,7 @@ def test_a_committed_file_that_was_harmed_is_noticed(output, harm):
     shards = plan()
     for shard in shards:
         do(output, shard)
-    harm(output.root / output.commit_of(shards[0].id).data.path)
+    harm(root_of(output) / output.commit_of(shards[0].id).data.path)
     with pytest.raises(OutputError, match=shards[0].id):
         output.finish(record(), shards)
 
@@ -190,7 +194,7 @@ def test_two_drivers_finish_the_same_way(output):
     with ThreadPoolExecutor(4) as executor:
         manifests = list(executor.map(lambda _: output.finish(record(), shards), range(4)))
     assert len({manifest.to_bytes() for manifest in manifests}) == 1
-    assert OutputManifest.model_validate_json((output.root / "_manifest.json").read_bytes()) == manifests[0]
+    assert OutputManifest.model_validate_json((root_of(output) / "_manifest.json").read_bytes()) == manifests[0]
 
 
 @pytest.mark.parametrize(
@@ -213,18 +217,18 @@ def test_another_jobs_directory_is_refused_with_the_difference(output, changes, 
 def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(OutputError, match="not empty"):
-        OutputDirectory(tmp_path).claim(record())
+        OutputDirectory.open(tmp_path).claim(record())
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_file_is_no_output_directory(tmp_path):
     (tmp_path / "out").write_text("hello")
     with pytest.raises(OutputError, match="not a directory"):
-        OutputDirectory(tmp_path / "out").claim(record())
+        OutputDirectory.open(tmp_path / "out").claim(record())
 
 
 def test_of_drivers_that_claim_at_the_same_time_those_of_another_job_lose(tmp_path):
-    output = OutputDirectory(tmp_path / "out")
+    output = OutputDirectory.open(tmp_path / "out")
     start = threading.Barrier(6)
 
     def claim(number: int) -> bool:
@@ -237,13 +241,13 @@ def test_of_drivers_that_claim_at_the_same_time_those_of_another_job_lose(tmp_pa
 
     with ThreadPoolExecutor(6) as executor:
         won = list(executor.map(claim, range(6)))
-    owner = int(json.loads((output.root / "_job.json").read_bytes())["model_sha256"])
+    owner = int(json.loads((root_of(output) / "_job.json").read_bytes())["model_sha256"])
     assert won == [number % 2 == owner for number in range(6)]
 
 
 def test_a_damaged_commit_is_named(output):
     shard = plan()[0]
-    (output.root / "_commits" / f"{shard.id}.json").write_text("{")
+    (root_of(output) / "_commits" / f"{shard.id}.json").write_text("{")
     with pytest.raises(OutputError, match=f"{shard.id}.json is damaged"):
         output.commits()
 
@@ -255,7 +259,7 @@ def test_many_small_writes_become_few_row_groups(output):
             attempt.write(pa.table({"row": [row]}))
         attempt.publish()
         commit = attempt.commit(filtered=0, seconds={}, ran_on={})
-    file = pq.ParquetFile(output.root / commit.data.path)
+    file = pq.ParquetFile(root_of(output) / commit.data.path)
     assert file.metadata.num_row_groups == 1
     assert file.read()["row"].to_pylist() == list(range(1000))
     file.close()

@@ -31,7 +31,7 @@ from cluster.errors import (
 from cluster.job import plan_job
 from cluster.tasks import Failure, Kind
 from cluster.worker import ShardWorker
-from runtime.errors import DatasetError, ModelError, ModelNotFoundError
+from runtime.errors import DatasetError, ModelError, ModelNotFoundError, UsageError
 from runtime.images import read
 
 BAD = {2: b"", 30: b"no image at all", 31: None, 99: b"\x89PNG broken"}
@@ -178,7 +178,7 @@ def test_an_output_of_another_model_or_of_changed_input_is_refused(options, rows
         ({"workers": "many"}, WorkersError),
         ({"input": "/does/not/exist"}, DatasetError),
         ({"model": "unknown"}, ModelNotFoundError),
-        ({"output": "s3://bucket/out"}, SchemaError),
+        ({"output": "ftp://host/out"}, UsageError),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(options, rows, tmp_path, changes, error):

@@ -10,9 +10,9 @@ import pytest
 
 from controller.errors import RegistryError
 from controller.registry import publish
-from controller.registry.objects import put_if_absent
 from runtime.errors import ArtifactError, ManifestError
 from runtime.manifest import Manifest
+from runtime.objects import put_if_absent
 from runtime.store import ModelStore, blob_path, manifest_path
 
 DraftMaker = Callable[..., tuple[Path, Manifest]]
