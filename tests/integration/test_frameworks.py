@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Command
+from PIL import Image
 
 from cluster import read_output
+from runtime.datasets import open_dataset
 
 # Keras asks torch for arrays in the way of NumPy 1.
 pytestmark = [
@@ -49,3 +51,11 @@ def test_batch_is_as_accurate_as_the_training_said(
     assert len(table) == trained["held_out"]["rows"]
     right = np.mean(table["label_id"].to_numpy() == table["input_label"].to_numpy())
     assert right == pytest.approx(accuracy, abs=1e-6)
+
+    pictures = [tmp_path / f"{place:02d}.png" for place in range(20)]
+    for picture, row in zip(pictures, open_dataset("digits#test").rows(), strict=False):
+        Image.fromarray(np.ascontiguousarray(row.image)).save(picture)
+    code, predicted, err = command("predict", *pictures, "--model", "digits", "--json")
+    assert code == 0, err
+    rows = sorted(zip(table["source_row"].to_pylist(), table["label_id"].to_pylist(), strict=True))
+    assert [one["label_id"] for one in predicted] == [label for _, label in rows[:20]]
