@@ -28,6 +28,7 @@ from cluster.apart import ApartPool, marker_of, marking
 from cluster.commit import OutputDirectory
 from cluster.dispatch import Policy, dispatch
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
+from cluster.jobs.outputs import write_report
 from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
 from cluster.pool import LocalPool, Pool
 from cluster.records import JobRecord
@@ -217,7 +218,7 @@ def run_batch(options: BatchOptions) -> Summary:
     pending = [shard for shard in job.shards if shard.id not in commits]
     workers, working = _run_pending(job, pending, tally) if pending else (0, 0.0)
     manifest = job.output.finish(job.record, job.shards)
-    return Summary.of(
+    summary = Summary.of(
         manifest,
         tally,
         output=job.output.uri,
@@ -225,6 +226,8 @@ def run_batch(options: BatchOptions) -> Summary:
         working=working,
         elapsed=time.monotonic() - started,
     )
+    write_report(job.output, summary)
+    return summary
 
 
 def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, float]:

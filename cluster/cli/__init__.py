@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cluster.cli.jobs import VERBS
 from cluster.cli.read import read
 from cluster.cli.run import run
 
@@ -15,5 +16,5 @@ def batch() -> None:
     """Run a model over images in Parquet and other datasets, on this machine or on a Ray cluster."""
 
 
-for _verb in (run, read):
+for _verb in (run, *VERBS, read):
     batch.add_command(_verb)

@@ -1,0 +1,83 @@
+"""A real Ray cluster of one node, with its dashboard and job server, in processes of its own on free ports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RayHead", "ray_head"]
+
+PATIENCE = 90.0  # seconds until it answers; two busy cores are slow
+METRICS_INTERVAL = 500  # milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class RayHead:
+    """Where the cluster is."""
+
+    dashboard: str  # URL of the dashboard and job server
+    address: str  # HOST:PORT that drivers connect to
+    metrics: str  # URL that Prometheus reads
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@contextmanager
+def ray_head(cores: int = 2) -> Iterator[RayHead]:
+    """Run a head node with so many *cores*, and end every process of it."""
+    root = Path(tempfile.mkdtemp(prefix="vr-"))  # short: a socket's path has a limit
+    port, dashboard, metrics, agent, client = _free_ports(5)
+    environment = os.environ | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_metrics_report_interval_ms": str(METRICS_INTERVAL),
+    }
+    log = root / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [
+                Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--disable-usage-stats",
+                f"--num-cpus={cores}", f"--port={port}", "--node-ip-address=127.0.0.1",
+                "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+                f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}",
+                f"--ray-client-server-port={client}", f"--temp-dir={root}/t", "--object-store-memory=104857600",
+            ],
+            env=environment, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _wait_for(dashboard, process, log)
+        yield RayHead(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no dashboard within {PATIENCE:.0f} s: {log.read_text()}")
