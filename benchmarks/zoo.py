@@ -36,8 +36,8 @@ TIMEOUT = 420.0  # seconds for one architecture
 REASON = 300  # characters
 HEADING = """# The gate on a zoo of architectures
 
-Of {planned} architectures {run} ran and {passed} passed ({share:.1%} of those that ran){left}. Made by `make zoo`,
-figures in `zoo.json`.
+Of {planned} architectures {run} ran and {passed} passed ({share:.1%} of those that ran). {left}Made by
+`make zoo`, figures in `zoo.json`.
 
 Random weights that are alive, in fp32, so that different pictures get different answers. Parity is the largest absolute
 difference from the framework, for batches of 1 and 3. ONNX Runtime: {runtimes}. Routes are torch's two exporters; Keras
@@ -189,7 +189,7 @@ def _report(results: Sequence[Mapping[str, Any]], left: Sequence[str], newest: s
         run=len(results),
         passed=passed,
         share=passed / max(1, len(results)),
-        left=f"; not run: {', '.join(left)}" if left else "",
+        left=f"Not run: {', '.join(left)}. " if left else "",
         runtimes=" and ".join([*sorted({one["oldest"] for one in results if one.get("oldest")}), newest]),
     )
     lines = [heading]
