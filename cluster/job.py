@@ -36,6 +36,7 @@ from cluster.report import Summary, Tally
 from cluster.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.sources import Columns, Source, open_source
 from cluster.storage import is_remote
+from cluster.storage.fetch import FetchLimits
 from cluster.tasks import Outcome
 from cluster.worker import ShardWorker, WorkerSpec
 from cluster.workers import divide, machine_cores, parse_workers, seats
@@ -61,6 +62,7 @@ class BatchOptions:
         workers: ``auto``, ``N`` or ``KIND=N,...``; see `cluster.workers`.
         provider: Execution provider, or ``auto``.
         batch_size: Images an inference.
+        fetch_concurrency: Images that each worker fetches at a time where a column names them by URL.
         shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
         max_bad_rows: More quarantined rows end the job; unbounded if ``None``.
         max_retries: Further tries of a shard after its first.
@@ -80,6 +82,7 @@ class BatchOptions:
     workers: str = "auto"
     provider: str = "auto"
     batch_size: int = 16
+    fetch_concurrency: int = 16
     shard_rows: int | None = None
     max_bad_rows: int | None = None
     max_retries: int = 3
@@ -175,6 +178,7 @@ def plan_job(options: BatchOptions) -> Job:
         kept=kept,
         batch_size=options.batch_size,
         provider=options.provider,
+        fetch=FetchLimits(concurrency=options.fetch_concurrency),
     )
     return Job(
         options=options,

@@ -9,13 +9,15 @@ Rules:
     * The filter looks at its own columns first: images of a shard in which no row matches are not
       read at all, and those of other rows that do not match are never decoded.
     * A file that is not the one that was planned is an error, before and after it was read.
+    * Images that a column names by URL are fetched ahead of the block that is yielded, within limits.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,17 +29,22 @@ import pyarrow.parquet as pq
 from cluster.errors import FilterError, InputChangedError, InputError, SchemaError
 from cluster.filters import Filter
 from cluster.plan import InputFile, RowGroup, Shard
+from cluster.storage import Entry, absolute_uri, is_remote
+from cluster.storage import Reader as OpenFile
+from cluster.storage.fetch import FETCH_LIMITS, Fetcher, FetchLimits
+from cluster.storage.inputs import Places, column_ranges, remote_parquet
 from runtime.datasets import Dataset, Row, open_dataset, split_uri
 from runtime.datasets.parquet import ParquetDataset, find_image_column, open_footer
-from runtime.errors import DatasetError
+from runtime.errors import DatasetError, ImageError
 
 __all__ = ["READERS", "Block", "Columns", "Image", "Reader", "Source", "open_source"]
 
-Image = bytes | Path | npt.NDArray[np.uint8] | None
+Image = bytes | Path | npt.NDArray[np.uint8] | ImageError | None
 
 LABEL_SCHEMA = pa.schema([pa.field("label", pa.int64())])
 FILTER_ROWS = 65_536  # rows of filter columns in memory at a time
 READ_BUFFER = 1 << 20  # bytes a column chunk is read in
+FOOTERS = 16  # read at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +91,8 @@ class Block:
     """Some rows of a shard.
 
     Attributes:
-        images: One a row: encoded bytes, a file to read, uint8 pixels (H, W, 3) RGB, or nothing.
+        images: One a row: encoded bytes, a file to read, uint8 pixels (H, W, 3) RGB, what was wrong when it was
+            fetched, or nothing.
         source_files: Where each row is from.
         source_rows: Its number there.
         kept: The columns that pass through; as many rows.
@@ -123,10 +131,13 @@ def open_source(uri: str, columns: Columns) -> Source:
         FilterError: The filter does not fit.
     """
     location, split = split_uri(uri)
-    absolute = location if location == "digits" else os.path.abspath(location)  # noqa: PTH100 - resolves ".." but no links
-    dataset = open_dataset(f"{absolute}#{split}" if split else absolute)
+    absolute = location if location == "digits" else absolute_uri(location)
+    whole = f"{absolute}#{split}" if split else absolute
+    if is_remote(absolute):
+        return _parquet_source(whole, remote_parquet(Places(), absolute, split), columns)
+    dataset = open_dataset(whole)
     if isinstance(dataset, ParquetDataset):
-        return _parquet_source(dataset, columns)
+        return _parquet_source(whole, {str(path): None for path in dataset.files}, columns)
     schema = LABEL_SCHEMA if next(dataset.rows(0, 1)).label is not None else pa.schema([])
     if columns.image is not None:
         raise SchemaError(f"--image-column: {uri} is no Parquet and has no columns of images; leave the option out")
@@ -154,14 +165,37 @@ def _check_columns(schema: pa.Schema, columns: Columns, uri: str) -> None:
 # ---------------------------------------------------------------------------------- Parquet
 
 
-def _parquet_source(dataset: ParquetDataset, columns: Columns) -> Source:
-    first = open_footer(dataset.files[0]).schema_arrow
-    image = _image_column(first, columns.image, str(dataset.files[0]))
+def _parquet_source(uri: str, files: Mapping[str, Entry | None], columns: Columns) -> Source:
+    """Return the input at *uri*, whose *files* by path or URL are known as far as a listing tells."""
+    places, first_path = Places(), next(iter(files))
+    with _footer(places, first_path, files[first_path]) as (_, file):
+        first = file.schema_arrow
+    image = _image_column(first, columns.image, first_path)
     found = Columns(image=image, keep=columns.keep, filter=columns.filter)
-    _check_columns(first, found, dataset.uri)
+    _check_columns(first, found, uri)
     wanted = _read_columns(found)
-    files = tuple(_look_at(path, first, wanted, dataset.files[0]) for path in dataset.files)
-    return Source(uri=dataset.uri, reader="parquet", files=files, schema=first, columns=found)
+
+    def look(path: str) -> InputFile:
+        return _look_at(path, _footer(places, path, files[path]), first, wanted, first_path)
+
+    with ThreadPoolExecutor(FOOTERS, thread_name_prefix="footer") as executor:
+        seen = tuple(executor.map(look, files))
+    return Source(uri=uri, reader="parquet", files=seen, schema=first, columns=found)
+
+
+@contextmanager
+def _footer(places: Places, path: str, entry: Entry | None) -> Iterator[tuple[Entry, pq.ParquetFile]]:
+    """Open the file at *path*; of its content only the footer is read.
+
+    Raises:
+        DatasetError: It is gone, no Parquet file, or its footer is damaged.
+    """
+    try:
+        opened = places.reader(path, entry)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    with closing(opened), open_footer(path, opened.source) as file:
+        yield opened.entry, file
 
 
 def _image_column(schema: pa.Schema, wanted: str | None, where: str) -> str:
@@ -185,9 +219,15 @@ def _read_columns(columns: Columns) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*image, *columns.keep, *by_filter)))
 
 
-def _look_at(path: Path, first: pa.Schema, wanted: Sequence[str], first_path: Path) -> InputFile:
+def _look_at(
+    path: str,
+    footer: AbstractContextManager[tuple[Entry, pq.ParquetFile]],
+    first: pa.Schema,
+    wanted: Sequence[str],
+    first_path: str,
+) -> InputFile:
     """Return *path* as it is now; its columns must be those of the *first* file."""
-    with open_footer(path) as file:
+    with footer as (entry, file):
         schema, metadata = file.schema_arrow, file.metadata
         for name in wanted:
             kind = schema.field(name).type if name in schema.names else None
@@ -198,7 +238,7 @@ def _look_at(path: Path, first: pa.Schema, wanted: Sequence[str], first_path: Pa
                     "all files of one input must agree"
                 )
         groups = tuple(_row_group(metadata.row_group(index), wanted) for index in range(metadata.num_row_groups))
-    return InputFile(path=str(path), etag=file_etag(path), groups=groups)
+    return InputFile(path=path, etag=entry.etag, groups=groups)
 
 
 def _row_group(metadata: Any, wanted: Sequence[str]) -> RowGroup:
@@ -207,22 +247,7 @@ def _row_group(metadata: Any, wanted: Sequence[str]) -> RowGroup:
     return RowGroup(rows=metadata.num_rows, size=size)
 
 
-def file_etag(path: Path) -> str:
-    """Return what changes when the file at *path* does: its size and modification time."""
-    stat = path.stat()
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
-def _check_unchanged(shard: Shard) -> None:
-    try:
-        found = file_etag(Path(shard.path))
-    except OSError as error:
-        raise InputChangedError(f"{shard.path} cannot be read any more: {error.strerror}") from None
-    if found != shard.etag:
-        raise InputChangedError(
-            f"{shard.path} changed after the job was planned (size-mtime {found}, planned {shard.etag}); "
-            "put the old file back, or write to a new output"
-        )
+_Unfetched = tuple[Block, Sequence[Image | str]]  # a block, and its images or their URLs
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,22 +255,42 @@ class ParquetReader:
     """Reads row ranges of Parquet files."""
 
     columns: Columns
+    fetch: FetchLimits = FETCH_LIMITS
+    _places: Places = field(default_factory=Places)
+    _fetcher: Fetcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_fetcher", Fetcher(self.fetch))
 
     def blocks(self, shard: Shard, rows: int) -> Iterator[Block]:
         """Yield the rows of *shard*; see `Reader`."""
-        _check_unchanged(shard)
-        try:
-            with pq.ParquetFile(shard.path, pre_buffer=False, buffer_size=READ_BUFFER) as file:
-                yield from self._blocks(file, shard, rows)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.filename is not None:
-                raise
-            raise InputError(
-                f"{shard.path}: rows {shard.start}-{shard.stop - 1} cannot be read: {' '.join(str(error).split())}"
-            ) from None
-        _check_unchanged(shard)
+        with closing(self._opened(shard)) as file:
+            try:
+                with pq.ParquetFile(file.source, pre_buffer=False, buffer_size=READ_BUFFER) as parquet:
+                    ranges = column_ranges(parquet.metadata, range(*shard.groups), list(_read_columns(self.columns)))
+                    file.expect(ranges)
+                    for block, images in self._fetcher.ahead(self._blocks(parquet, shard, rows)):
+                        yield replace(block, images=images)
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.filename is not None:
+                    raise
+                raise InputError(
+                    f"{shard.path}: rows {shard.start}-{shard.stop - 1} cannot be read: {' '.join(str(error).split())}"
+                ) from None
+            if not file.unchanged():
+                raise _changed(shard)
 
-    def _blocks(self, file: pq.ParquetFile, shard: Shard, rows: int) -> Iterator[Block]:
+    def _opened(self, shard: Shard) -> OpenFile:
+        """Open the file of *shard*, which must be the one that was planned."""
+        try:
+            file = self._places.reader(shard.path)
+        except OSError as error:
+            raise InputChangedError(f"{shard.path} cannot be read any more: {error.strerror or 'it is gone'}") from None
+        if file.entry.etag != shard.etag:
+            raise _changed(shard)
+        return file
+
+    def _blocks(self, file: pq.ParquetFile, shard: Shard, rows: int) -> Iterator[_Unfetched]:
         matching = self._matching(file, shard)
         if matching is not None and len(matching) == 0:
             yield self._empty(file, shard.rows)
@@ -281,21 +326,22 @@ class ParquetReader:
 
     def _block(
         self, shard: Shard, parts: Sequence[tuple[npt.NDArray[np.int64], pa.RecordBatch]], filtered: int
-    ) -> Block:
+    ) -> _Unfetched:
         table = pa.Table.from_batches([batch for _, batch in parts])
         numbers = np.concatenate([numbers for numbers, _ in parts]).tolist()
         cells = table.column(self.columns.image).to_pylist()
-        return Block(
-            images=[_image_of(cell, Path(shard.path).parent) for cell in cells],
+        block = Block(
+            images=(),  # until they are fetched
             source_files=[shard.path] * len(numbers),
             source_rows=numbers,
             kept=table.select(list(self.columns.keep)),
             filtered=filtered,
         )
+        return block, [_image_of(cell, shard.path) for cell in cells]
 
-    def _empty(self, file: pq.ParquetFile, filtered: int) -> Block:
+    def _empty(self, file: pq.ParquetFile, filtered: int) -> _Unfetched:
         kept = file.schema_arrow.empty_table().select(list(self.columns.keep))
-        return Block(images=[], source_files=[], source_rows=[], kept=kept, filtered=filtered)
+        return Block(images=(), source_files=[], source_rows=[], kept=kept, filtered=filtered), []
 
 
 def _ranges(file: pq.ParquetFile, shard: Shard, columns: list[str], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -311,14 +357,31 @@ def _ranges(file: pq.ParquetFile, shard: Shard, columns: list[str], rows: int) -
             return
 
 
-def _image_of(cell: Any, base: Path) -> Image:
-    """Return the image that one *cell* of an image column means; paths count from *base*."""
+def _changed(shard: Shard) -> InputChangedError:
+    return InputChangedError(
+        f"{shard.path} changed after the job was planned; put the old file back, or write to a new output"
+    )
+
+
+def _image_of(cell: Any, file: str) -> Image | str:
+    """Return the image, or its URL, that one *cell* of an image column means; paths count from the folder of *file*."""
     if isinstance(cell, Mapping):
         data, path = cell.get("bytes"), cell.get("path")
-        return data if data is not None or path is None else base / path
+        return data if data is not None or path is None else _named(path, file)
     if isinstance(cell, str):
-        return base / cell
+        return _named(cell, file)
     return cell if cell is None else bytes(cell)
+
+
+def _named(name: str, file: str) -> Path | str:
+    """Return the path, or the URL to fetch, that *name* means in *file*."""
+    if name.startswith("file://"):
+        return Path(name.removeprefix("file://"))
+    if "://" in name:
+        return name
+    if is_remote(file) and not name.startswith("/"):
+        return f"{file.rpartition('/')[0]}/{name.removeprefix('./')}"
+    return Path(file).parent / name
 
 
 # ---------------------------------------------------------------------------- other datasets
@@ -363,5 +426,9 @@ class DatasetReader:
         )
 
 
-READERS: Mapping[str, Callable[[Columns], Reader]] = {"parquet": ParquetReader, "dataset": DatasetReader}
+def _dataset_reader(columns: Columns, _: FetchLimits = FETCH_LIMITS) -> Reader:
+    return DatasetReader(columns)
+
+
+READERS: Mapping[str, Callable[..., Reader]] = {"parquet": ParquetReader, "dataset": _dataset_reader}
 """By `Shard.reader`; a new form of input is a new entry."""

@@ -33,6 +33,7 @@ from cluster.plan import Shard
 from cluster.records import Commit
 from cluster.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.sources import READERS, Block, Columns, Image
+from cluster.storage.fetch import FETCH_LIMITS, FetchLimits
 from runtime.artifact import Artifact
 from runtime.errors import ImageError, ModelError
 from runtime.images import Decoded
@@ -74,6 +75,7 @@ class WorkerSpec:
         kept: The fields of the kept columns.
         batch_size: Images an inference.
         provider: Execution provider, or ``auto``.
+        fetch: How images are fetched that a column names by URL.
     """
 
     output: str
@@ -81,6 +83,7 @@ class WorkerSpec:
     kept: tuple[pa.Field, ...]
     batch_size: int
     provider: str
+    fetch: FetchLimits = FETCH_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class ShardWorker:
         self._spec = spec
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
-        self._readers = {name: make(spec.columns) for name, make in READERS.items()}
+        self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
         self._model = artifact.manifest.reference
         self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
@@ -304,6 +307,8 @@ class ShardWorker:
     def _load(self, image: Image) -> Decoded:
         if image is None:
             raise ImageError("missing", "the image is null")
+        if isinstance(image, ImageError):
+            raise image
         return self._predictor.load(image)
 
 

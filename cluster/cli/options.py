@@ -45,6 +45,13 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Images an inference."
     ),
     click.option(
+        "--fetch-concurrency",
+        type=click.IntRange(min=1),
+        default=16,
+        show_default=True,
+        help="Images that a worker fetches at a time, where a column names them by URL.",
+    ),
+    click.option(
         "--shard-rows", type=click.IntRange(min=1), help="At most so many rows a shard [default: by input size]."
     ),
     click.option("--max-bad-rows", type=click.IntRange(min=0), help="End the job at more bad rows [default: never]."),

@@ -57,6 +57,9 @@ class Reader(Protocol):
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Take note that the bytes of these *ranges* (start, stop) will be read, about in this order."""
 
+    def unchanged(self) -> bool:
+        """Whether all that was read is of the object that was opened."""
+
     def close(self) -> None:
         """End what works ahead."""
 

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
 from cluster.errors import StorageError
 from cluster.storage.base import Entry
 from cluster.storage.ranges import RangeFile
+from cluster.storage.retry import waits
 from runtime.objects import Patience, answer_of, open_objects, put_if_absent
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bucket", "BucketDraft"]
 
-TRIES = 3  # of what obstore gave up or does not repeat
+RETRIES = 2  # of what obstore gave up or does not repeat
 PARALLEL = 32  # small requests at a time
 PART = 8 * 1024**2  # bytes of a part of a multipart upload
 PARTS_AT_A_TIME = 4
@@ -88,7 +88,8 @@ class Bucket:
             UnauthenticatedError,
         )
 
-        for tried in range(1, TRIES + 1):
+        pauses = waits(self.patience, RETRIES)
+        while True:
             try:
                 return request()
             except (AlreadyExistsError, NotModifiedError, PreconditionError):
@@ -96,11 +97,17 @@ class Bucket:
             except (PermissionDeniedError, UnauthenticatedError) as error:
                 raise StorageError(f"{self.where(key)}: access denied: {answer_of(error)}") from None
             except BaseError as error:
-                if tried == TRIES:
+                pause = next(pauses, None)
+                if pause is None:
                     raise StorageError(f"{self.where(key)}: the store failed: {answer_of(error)}") from None
-                longest = min(self.patience.longest_wait, 10 * self.patience.first_wait * 2**tried)
-                time.sleep(random.uniform(0, longest))  # noqa: S311 - jitter is no secret
-        raise AssertionError  # the last try returns or raises
+                time.sleep(pause)
+
+    def _written(self, key: str, request: Callable[[], T]) -> T:
+        """As `answered`; what is not there is the bucket itself."""
+        try:
+            return self.answered(key, request)
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.where(key)} cannot be written: {answer_of(error)}") from None
 
     def read(self, key: str) -> bytes | None:
         """Return a small object, ``None`` if there is none."""
@@ -116,12 +123,21 @@ class Bucket:
 
     def create(self, key: str, data: bytes) -> None:
         """Put *data* at *key*, unless something is there."""
-        if not self.answered(key, lambda: put_if_absent(self.objects, key, data)):
+        if not self._written(key, lambda: put_if_absent(self.objects, key, data)):
             raise FileExistsError(self.where(key))
 
     def put(self, key: str, data: bytes) -> None:
         """Put *data* at *key*."""
-        self.answered(key, lambda: self.objects.put(key, data))
+        self._written(key, lambda: self.objects.put(key, data))
+
+    def upload(self, key: str, file: IO[bytes]) -> None:
+        """Put all of *file* at *key*, in parts if it is long."""
+
+        def put() -> None:
+            file.seek(0)
+            self.objects.put(key, file, chunk_size=PART, max_concurrency=PARTS_AT_A_TIME)
+
+        self._written(key, put)
 
     def draft(self, key: str) -> BucketDraft:
         """Begin to write *key*."""
@@ -175,13 +191,9 @@ class BucketDraft:
         """Put the file; durable when this returns."""
         size = self.file.seek(0, 2)
         self._published = True  # or perhaps, if the answer is lost
-        self.bucket.answered(self.key, self._put)
+        self.bucket.upload(self.key, self.file)
         self.file.close()
         return size
-
-    def _put(self) -> None:
-        self.file.seek(0)
-        self.bucket.objects.put(self.key, self.file, chunk_size=PART, max_concurrency=PARTS_AT_A_TIME)
 
     def discard(self) -> None:
         """Remove the object; if the store does not answer it stays, as garbage that nothing refers to."""

@@ -115,6 +115,10 @@ class LocalFile:
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Do nothing: the kernel reads ahead."""
 
+    def unchanged(self) -> bool:
+        """Whether size and modification time are what they were."""
+        return entry_of(self.path, self.entry.key) == self.entry
+
     def close(self) -> None:
         """Do nothing: Arrow closes what it opens."""
 

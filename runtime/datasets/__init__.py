@@ -11,7 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from runtime.datasets.base import ArrayDataset, Dataset, Row, Subset
 from runtime.datasets.cifar import is_cifar, open_cifar
@@ -25,15 +25,18 @@ from runtime.datasets.pairs import PairsDataset, mask_folder
 from runtime.errors import DatasetError
 
 __all__ = [
+    "PARQUET_SUFFIXES",
     "ArrayDataset",
     "Dataset",
     "Objects",
     "Row",
     "Subset",
+    "is_parquet_data",
     "open_dataset",
     "parquet_files",
     "split",
     "split_uri",
+    "splits_of",
 ]
 
 DIGITS = "digits"
@@ -62,7 +65,17 @@ def parquet_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix in PARQUET_SUFFIXES else []
     found = (file for suffix in PARQUET_SUFFIXES for file in path.rglob(f"*{suffix}"))
-    return sorted(file for file in found if not any(part[0] in "._" for part in file.relative_to(path).parts))
+    return sorted(file for file in found if is_parquet_data(file.relative_to(path)))
+
+
+def is_parquet_data(name: PurePath) -> bool:
+    """Whether a file of that *name*, relative to its dataset, is Parquet, and not hidden by ``.`` or ``_``."""
+    return name.suffix in PARQUET_SUFFIXES and not any(part[0] in "._" for part in name.parts)
+
+
+def splits_of(name: PurePath) -> set[str]:
+    """Return the splits that a file may belong to by its *name* relative to its dataset: ``train-00000-of-2``."""
+    return {*name.parts[:-1], name.name.split("-")[0], name.stem}
 
 
 def _open_parquet(request: _Request) -> Dataset:
@@ -70,15 +83,14 @@ def _open_parquet(request: _Request) -> Dataset:
 
     files = parquet_files(request.path)
     if request.split is not None:
-        files = [file for file in files if request.split in _splits_of(file, request.path)]
+        files = [file for file in files if request.split in splits_of(_name_in(file, request.path))]
         if not files:
             raise DatasetError(f"{request.uri}: no Parquet file of {request.path} belongs to split {request.split!r}")
     return ParquetDataset(request.uri, tuple(files), request.image_column, request.label_column)
 
 
-def _splits_of(file: Path, root: Path) -> set[str]:
-    """Return the splits that *file* may belong to by its name and the folders below *root*: ``train-00000-of-2``."""
-    return {*file.relative_to(root).parts[:-1], file.name.split("-")[0], file.stem}
+def _name_in(file: Path, root: Path) -> PurePath:
+    return file.relative_to(root) if file != root else PurePath(file.name)
 
 
 def _with_annotations(uri: str, directory: Path) -> Dataset | None:

@@ -60,14 +60,19 @@ ROW_GROUP_BYTES = 1 << 27  # of images, before a row group ends early
 PAGE_ROWS = 16  # pages end only at multiples of it; a page is the least that a reader holds in memory
 
 
-def open_footer(path: Path) -> pq.ParquetFile:
+def open_footer(path: Path | str, source: Any = None) -> pq.ParquetFile:
     """Return the Parquet file at *path*, of which only the footer was read.
+
+    Args:
+        path: Where it is.
+        source: What to read it by, where that is not the file at *path* itself.
 
     Raises:
         DatasetError: It is no Parquet file, or its footer is damaged.
     """
     try:
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BUFFER, page_checksum_verification=True)
+        opened = source or path
+        return pq.ParquetFile(opened, pre_buffer=False, buffer_size=READ_BUFFER, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise DatasetError(f"{path} does not exist") from None
