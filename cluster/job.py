@@ -29,6 +29,7 @@ from cluster.commit import OutputDirectory
 from cluster.dispatch import Policy, dispatch
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
 from cluster.jobs.outputs import write_report
+from cluster.jobs.request import job_id
 from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
 from cluster.pool import LocalPool, Pool
 from cluster.records import JobRecord
@@ -276,6 +277,7 @@ def _local_pool(job: Job, pending: int) -> Iterator[Pool]:
 
 @contextmanager
 def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
+    from cluster.metrics import MeasuredPool, RayMeter
     from cluster.ray_pool import RayPool, ray_session
     from cluster.shipping import pack
 
@@ -286,8 +288,9 @@ def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
             job.spec,
             lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused),
         )
+        meter = RayMeter(job=job_id(job.output.uri), model=job.record.model)
         try:
-            yield pool
+            yield MeasuredPool(pool, meter, pending)
         finally:
             pool.close()
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from color_model import LABELS, write_artifact, write_rows
 from fleet_lab import lab, wait_for
+from prometheus_client.parser import text_string_to_metric_families
 from ray_head import RayHead, ray_head
 
 from cluster import read_output
@@ -74,7 +76,7 @@ class Batch:
 
 def write_inputs(root: Path) -> None:
     """Write quick rows, and slow ones: larger pictures."""
-    for name, side in (("rows", 12), ("slow", 700)):
+    for name, side in (("rows", 12), ("slow", 2000)):
         (root / name).mkdir()
         write_rows(root / name / "0.parquet", ROWS, first=0, row_group=ROWS // 4, bad={BAD_ROW: b"no image"}, side=side)
 
@@ -136,6 +138,34 @@ def test_a_cancelled_job_keeps_what_is_committed_and_goes_on(batch: Batch, tmp_p
     batch.wait(job)
     assert_every_row_once(tmp_path / "out")
     assert all((tmp_path / "out/_commits" / name).read_bytes() == data for name, data in kept.items())
+
+
+def figures(ray: RayHead, job: str) -> dict[str, float]:
+    """Return the sum of each of our metrics of *job* at the node's endpoint, by its name and its third tag."""
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(httpx.get(ray.metrics, timeout=10).text):
+        for sample in family.samples:
+            if sample.labels.get("job") == job and "vedette_batch" in sample.name:
+                third = [sample.labels[key] for key in ("stage", "reason", "kind") if sample.labels.get(key)]
+                name = sample.name.removeprefix("ray_vedette_batch_").removesuffix("_total")
+                found[" ".join([name, *third])] += sample.value
+    return found
+
+
+def test_prometheus_finds_the_figures_of_a_job_at_the_node(batch: Batch, ray: RayHead) -> None:
+    job = batch.submit("slow", "out", "--model", "model")["id"]
+
+    def some() -> dict[str, float] | None:
+        found = figures(ray, job)
+        return found if found.get("rows") and found.get("bad_rows not_an_image") else None
+
+    seen = wait_for("figures", some, PATIENCE)
+    assert seen["rows"] % (ROWS // SHARDS) == 0
+    assert seen["rows"] / (ROWS // SHARDS) == seen["shards_committed"]
+    assert seen["bad_rows not_an_image"] == 1
+    assert 0 <= seen["queue_depth"] < SHARDS
+    assert all(seen[f"stage_seconds {stage}"] > 0 for stage in ("read", "decode", "infer", "write"))
+    batch.run("cancel", job)
 
 
 def test_a_job_that_fails_says_why_in_one_line(batch: Batch) -> None:
