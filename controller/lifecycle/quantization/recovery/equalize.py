@@ -9,7 +9,7 @@ Rules:
       calibration saw in its channel: not far beyond where the quantized range ends anyway.
     * A convolution that takes each channel by itself, with a scale of its own for each, bears any scale: there the
       activations' channels become equal. Where a weight's range is shared by its input channels, the scale is the
-      square root of what either side would want.
+      product of what either side would want, each to the power of its share.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ Floats = npt.NDArray[np.float64]
 Weights = dict[str, npt.NDArray[Any]]
 
 
-def equalized(calibration: Calibration, images: int) -> onnx.ModelProto:
+def equalized(calibration: Calibration, images: int, share: float = 0.5) -> onnx.ModelProto:
     """Return the calibrated model with its streams equalized.
 
     Args:
         calibration: Of the model.
+        share: Of the activations, 0 to 1, where weights want something else.
         images: To measure the channels' ranges on, at most.
 
     Raises:
@@ -54,7 +55,7 @@ def equalized(calibration: Calibration, images: int) -> onnx.ModelProto:
     ranges = _channel_ranges(calibration, [n for stream in found for n in stream.tensors if n in rounded], images)
     weights = {i.name: numpy_helper.to_array(i).copy() for i in calibration.model.graph.initializer}
     for stream in found:
-        _rescale(stream, _scales(stream, ranges, weights), weights)
+        _rescale(stream, _scales(stream, ranges, weights, share), weights)
     fresh = onnx.ModelProto()
     fresh.CopyFrom(calibration.model)
     changed = {name for s in found for node in (*s.makers, *s.takers) for name in node.input[1:]}
@@ -75,7 +76,7 @@ def _channel_ranges(calibration: Calibration, names: list[str], images: int) -> 
     return found
 
 
-def _scales(stream: Stream, ranges: Mapping[str, Floats], weights: Weights) -> Floats:
+def _scales(stream: Stream, ranges: Mapping[str, Floats], weights: Weights, share: float) -> Floats:
     """Return float64, (channels,): by what each channel is multiplied."""
     filled = np.zeros(stream.channels)  # share of its tensor's range that a channel fills
     for name in ranges.keys() & set(stream.tensors):
@@ -87,7 +88,8 @@ def _scales(stream: Stream, ranges: Mapping[str, Floats], weights: Weights) -> F
         if taken.shape[2] > 1:
             largest = np.abs(taken).max(axis=(1, *range(3, taken.ndim))).reshape(-1).astype(np.float64)
             needed = np.maximum(needed, largest / max(largest.max(), np.finfo(np.float32).tiny))
-    scales = np.sqrt(np.maximum(needed, 1 / WIDEST) / filled) if needed.any() else 1 / filled
+    needed = np.maximum(needed, 1 / WIDEST) if needed.any() else 1 / filled
+    scales = needed ** (1 - share) / filled**share
     for name, limit in stream.limits.items():
         if np.isfinite(limit):
             room = limit / np.maximum(HEADROOM * ranges[name], np.finfo(np.float32).tiny)

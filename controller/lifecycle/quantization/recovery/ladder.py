@@ -20,6 +20,7 @@ from controller.lifecycle.quantization.quantize import COMPUTE_OPS, Scheme, quan
 from controller.lifecycle.quantization.recovery.bias import with_corrected_biases
 from controller.lifecycle.quantization.recovery.equalize import equalized
 from controller.lifecycle.quantization.recovery.layers import Graph
+from controller.lifecycle.quantization.recovery.rounding import with_rounded_weights
 from controller.lifecycle.quantization.recovery.twins import layer_errors
 
 __all__ = ["EXAMINED", "RUNGS", "Attempt", "Rung"]
@@ -27,6 +28,7 @@ __all__ = ["EXAMINED", "RUNGS", "Attempt", "Rung"]
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 EXAMINED = 64  # images that layers are looked at with
 MOST_LAYERS = 16  # that go back to fp32
+SHARES = (0.7, 0.5)  # of activations in equalization: the rounding of weights, not that of activations, is made up for
 ROBUST = ("mse", "percentile")  # methods that an equalized graph, which has no outliers of one channel, is tried with
 
 
@@ -40,6 +42,7 @@ class Attempt:
         scheme: How.
         method: Of the ranges.
         corrected: Whether biases are corrected.
+        rounded: The calibration's graph with its weights on the grids of the scheme; ``None``: the quantizer rounds.
     """
 
     what: str
@@ -47,6 +50,7 @@ class Attempt:
     scheme: Scheme
     method: str
     corrected: bool = False
+    rounded: onnx.ModelProto | None = None
 
     def build(self) -> onnx.ModelProto:
         """Return the quantized graph as it is published: what `quantized` returns, faster.
@@ -66,7 +70,7 @@ class Attempt:
             ModelError: A graph does not run.
             DatasetError: There are not enough usable images.
         """
-        model = self.calibration.model
+        model = self.rounded or self.calibration.model
         ranges = self.calibration.ranges(self.method, symmetric=self.scheme.symmetric)
         quantized = quantize(model, ranges, self.scheme)
         if not self.corrected:
@@ -141,12 +145,20 @@ def _bias(best: Attempt) -> Iterator[Attempt]:
 
 
 def _equalization(best: Attempt) -> Iterator[Attempt]:
-    fresh = equalized(best.calibration, EXAMINED)
-    if fresh is best.calibration.model:
-        return
-    calibration = best.calibration.of(fresh)
-    for method in dict.fromkeys((*ROBUST, best.method)):  # the channels are others now: what was chosen need not fit
-        yield replace(best, what=f"{method}, biases corrected", calibration=calibration, method=method, corrected=True)
+    for share in SHARES:
+        fresh = equalized(best.calibration, EXAMINED, share)
+        if fresh is best.calibration.model:
+            return
+        calibration = best.calibration.of(fresh)
+        for method in dict.fromkeys((*ROBUST, best.method)):  # the channels are others: what was chosen need not fit
+            what = f"{method}, activations' share {share:g}, biases corrected"
+            yield replace(best, what=what, calibration=calibration, method=method, corrected=True)
+
+
+def _rounding(best: Attempt) -> Iterator[Attempt]:
+    rounded = with_rounded_weights(best.calibration, best.scheme, EXAMINED)
+    if rounded is not best.calibration.model:
+        yield replace(best, what="weights make up for one another, biases corrected", rounded=rounded, corrected=True)
 
 
 RUNGS: tuple[Rung, ...] = (
@@ -157,5 +169,6 @@ RUNGS: tuple[Rung, ...] = (
     Rung("worst layers", _worst_layers, costs_speed=True),
     Rung("bias correction", _bias),
     Rung("equalization", _equalization),
+    Rung("rounding", _rounding),
 )
 """Batch normalization is folded before the first: see `controller.lifecycle.quantization.quantize.prepare`."""
