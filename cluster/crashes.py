@@ -1,13 +1,13 @@
-"""Find the rows at which a worker's process dies: a search by halves. Pure.
+"""Find the rows at which a worker's process dies: a search by parts of parts. Pure.
 
 Rules:
     * A shard at which processes die is probed part by part, each part alone in a process: what is
       read and inferred there is written nowhere.
-    * Where the first half of a part is harmless, the second is taken to hold the row, and is halved
-      without a probe: a probe that kills costs a process.
+    * A probe that kills costs a process, one that does not costs little; so a part is cut into `FANOUT`
+      rather than in two, and where all but the last of them are harmless, the last is not probed itself.
     * No row is found guilty by inference: it must have killed `CONFIRMATIONS` processes in which it
       was the only one. So a process that something else killed convicts nobody.
-    * The search ends for any answers: each one halves or drops a part, or is one of the confirmations.
+    * The search ends for any answers: each one cuts or drops a part, or is one of the confirmations.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Self
 __all__ = ["CONFIRMATIONS", "Part", "Search", "pieces"]
 
 CONFIRMATIONS = 2
+FANOUT = 8
 
 Part = tuple[int, int]
 """Rows [start, stop) of a shard, counted from its first."""
@@ -26,26 +27,30 @@ Part = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Suspect:
-    """A part that may hold a row that kills.
+    """A part that may hold a row that kills; behind it in the list are the rest of what it was cut from.
 
     Attributes:
         part: Its rows.
-        certain: Whether it is taken to hold one.
-        first: Whether the part behind it in the list holds the row if this one does not.
+        owed: Whether it or the rest of its siblings must hold one, since none before it did.
+        last: Whether it is the last of its siblings.
     """
 
     part: Part
-    certain: bool = False
-    first: bool = False
+    owed: bool = False
+    last: bool = True
 
     @property
     def single(self) -> bool:
         return self.part[1] - self.part[0] == 1
 
-    def halves(self) -> tuple[_Suspect, _Suspect]:
+    def cut(self) -> tuple[_Suspect, ...]:
         start, stop = self.part
-        middle = (start + stop) // 2
-        return _Suspect((start, middle), first=True), _Suspect((middle, stop))
+        rows, pieces = stop - start, min(FANOUT, stop - start)
+        edges = [start + rows * piece // pieces for piece in range(pieces + 1)]
+        return tuple(
+            _Suspect((edges[piece], edges[piece + 1]), owed=piece == 0, last=piece == pieces - 1)
+            for piece in range(pieces)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Search:
     @classmethod
     def of(cls, rows: int) -> Self:
         """Begin the search in a shard of *rows* rows (at least one), at which processes died."""
-        return cls(_split((_Suspect((0, rows), certain=True),)))
+        return cls(_cut((_Suspect((0, rows), owed=True),)))
 
     @property
     def part(self) -> Part | None:
@@ -74,20 +79,20 @@ class Search:
         """Return the search after the probe of `part`, at which the process *died* or did not."""
         head, rest = self._open[0], self._open[1:]
         if not died:
-            if head.first:
-                rest = (replace(rest[0], certain=True), *rest[1:])
-            return replace(self, _open=_split(rest), _deaths=0)
+            if head.owed and not head.last:
+                rest = (replace(rest[0], owed=True), *rest[1:])
+            return replace(self, _open=_cut(rest), _deaths=0)
         if not head.single:
-            return replace(self, _open=_split((replace(head, certain=True), *rest)))
+            return replace(self, _open=_cut((*head.cut(), *rest)))
         if self._deaths + 1 < CONFIRMATIONS:
             return replace(self, _deaths=self._deaths + 1)
-        return replace(self, _open=_split(rest), found=(*self.found, head.part[0]), _deaths=0)
+        return replace(self, _open=_cut(rest), found=(*self.found, head.part[0]), _deaths=0)
 
 
-def _split(suspects: tuple[_Suspect, ...]) -> tuple[_Suspect, ...]:
-    """Halve the first of *suspects* as long as it is certain to hold a row."""
-    while suspects and suspects[0].certain and not suspects[0].single:
-        suspects = (*suspects[0].halves(), *suspects[1:])
+def _cut(suspects: tuple[_Suspect, ...]) -> tuple[_Suspect, ...]:
+    """Cut the first of *suspects* as long as it must hold a row and is more than one."""
+    while suspects and suspects[0].owed and suspects[0].last and not suspects[0].single:
+        suspects = (*suspects[0].cut(), *suspects[1:])
     return suspects
 
 

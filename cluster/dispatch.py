@@ -187,7 +187,7 @@ class _Dispatch:
         if case.committed:
             return False
         if outcome.failure is not None:
-            self.happened[outcome.failure.kind] += 1
+            self.happened[outcome.failure.kind.value] += 1
         if case.search is not None:
             self._probed(case, case.search, outcome)
         elif outcome.failure is None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from color_model import LABELS, write_artifact, write_rows
+from batch_runs import actors, commits, finish, processes_of, quarantine, start, wait_until
+from batch_runs import assert_every_row_once as assert_each_once
+from color_model import write_artifact, write_rows
 from ray.cluster_utils import Cluster
 
 from cluster import read_output
@@ -63,25 +61,15 @@ def slow_rows(tmp_path: Path) -> Path:
 def batch(model: Path, rows: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start the command over the rows into tmp_path/out; further arguments count after the usual ones."""
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [str(Path(sys.executable).with_name("vedette")), "batch", "run"]
-        command += ["--model", str(model), "--input", str(rows), "--output", str(tmp_path / "out")]
-        keep = [] if "--keep" in arguments else ["--keep", "number"]
-        command += ["--shard-rows", str(SHARD_ROWS), "--json", *keep, *arguments]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        started.append(start(model, rows, tmp_path / "out", "--shard-rows", str(SHARD_ROWS), *arguments))
         return started[-1]
 
     started: list[subprocess.Popen[str]] = []
-    yield start
+    yield run
     for process in started:
         process.kill()
         process.communicate()
-
-
-def finish(process: subprocess.Popen[str]) -> dict:
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    return json.loads(stdout)
 
 
 def refused(process: subprocess.Popen[str]) -> str:
@@ -94,46 +82,16 @@ def refused(process: subprocess.Popen[str]) -> str:
     return lines[0]
 
 
-def commits(out: Path) -> int:
-    return len(list(out.glob("_commits/[!.]*.json")))
-
-
-def actors(out: Path) -> set[int]:
-    """Return the processes that committed something."""
-    return {int(json.loads(path.read_bytes())["ran_on"]["pid"]) for path in out.glob("_commits/[!.]*.json")}
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-
-
 def assert_every_row_once(out: Path) -> None:
-    table = read_output(out)
-    numbers = table.column("number").to_pylist()
-    assert numbers == [n for n in range(ROWS) if n != BAD_ROW]
-    assert table.column("label").to_pylist() == [LABELS[n % 3] for n in numbers]
-    quarantine = json.loads((out / "_manifest.json").read_bytes())["quarantine"]
-    (bad,) = [row for file in quarantine for row in pq.read_table(out / file["path"]).to_pylist()]
+    assert_each_once(out, ROWS, {BAD_ROW})
+    (bad,) = quarantine(out)
     assert (bad["source_row"], bad["reason"]) == (BAD_ROW, "not_an_image")
-
-
-def ray_processes(home: Path) -> list[psutil.Process]:
-    """Return the processes of Ray, and of what it started, whose environment names this test's home."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get("VEDETTE_HOME") == str(home):
-                found.append(process)
-    return found
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_running(home: Path) -> Iterator[None]:
     yield
-    wait_until(lambda: not ray_processes(home), f"all processes ended; left are {ray_processes(home)}")
+    wait_until(lambda: not processes_of(home), f"all processes ended; left are {processes_of(home)}")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.crashes import CONFIRMATIONS, Search, pieces
+from cluster.crashes import CONFIRMATIONS, FANOUT, Search, pieces
 
 
 def search(rows: int, deadly: set[int]) -> tuple[Search, list[tuple[int, int]], int]:
@@ -25,12 +25,12 @@ def test_all_rows_that_kill_are_found_and_no_other(data, rows):
 
 
 @given(st.integers(1, 10_000), st.data())
-def test_one_row_costs_a_probe_a_halving(rows, data):
+def test_one_row_costs_a_process_a_cut(rows, data):
     deadly = {data.draw(st.integers(0, rows - 1))}
     _, probes, deaths = search(rows, deadly)
-    halvings = (rows - 1).bit_length()
-    assert deaths <= halvings + CONFIRMATIONS
-    assert len(probes) <= 2 * halvings + CONFIRMATIONS
+    cuts = next(cuts for cuts in range(9) if FANOUT**cuts >= rows)
+    assert deaths <= cuts + CONFIRMATIONS
+    assert len(probes) <= FANOUT * cuts + CONFIRMATIONS
 
 
 @given(st.integers(1, 200), st.data())

@@ -1,0 +1,167 @@
+"""Images that kill the process that looks at them, and a cluster that changes under a running job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from batch_runs import (
+    DEADLY,
+    actors,
+    assert_every_row_once,
+    commits,
+    finish,
+    processes_of,
+    quarantine,
+    start,
+    wait_until,
+    write_deadly_rows,
+)
+from color_model import write_artifact, write_rows
+from ray.cluster_utils import Cluster
+
+from runtime.proof import prove_isolated
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+ROWS = 400
+NODE = {"include_dashboard": False, "object_store_memory": 100 * 1024**2}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home that all processes of this module share, in which marked images kill."""
+    path = tmp_path_factory.mktemp("crashes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VEDETTE_HOME", str(path / "home"))
+        patch.setenv("PYTHONPATH", str(DEADLY))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def model(place: Path) -> Path:
+    root = write_artifact(place / "model").root
+    assert prove_isolated(root, "fp32", "CPUExecutionProvider").passed
+    return root
+
+
+@pytest.fixture(scope="module")
+def cluster(place: Path) -> Iterator[Cluster]:
+    """A Ray cluster of one machine with two cores and a GPU, which no driver is there for."""
+    cluster = Cluster()
+    cluster.add_node(num_cpus=2, num_gpus=1, **NODE)
+    yield cluster
+    cluster.shutdown()
+    wait_until(lambda: not processes_of(place / "home"), "all processes ended")
+
+
+@pytest.fixture
+def batch(model: Path, place: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command over *rows* into tmp_path/out."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(rows: Path, *arguments: str) -> subprocess.Popen[str]:
+        env = {"VEDETTE_HOME": str(place / "home"), "PYTHONPATH": str(DEADLY)}
+        started.append(start(model, rows, tmp_path / "out", *arguments, env=env))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def assert_quarantined(out: Path, rows: Path, deadly: dict[int, str]) -> None:
+    assert_every_row_once(out, ROWS, deadly)
+    found = [(row["source_file"], row["source_row"], row["reason"]) for row in quarantine(out)]
+    assert found == [(str(rows), row, "crashed_worker") for row in sorted(deadly)]
+
+
+def test_images_that_kill_their_worker_are_found_and_the_job_goes_on(batch, cluster, tmp_path):
+    deadly = {77: "SIGKILL", 78: "SIGSEGV", 301: "SIGABRT"}
+    rows = write_deadly_rows(tmp_path / "in.parquet", ROWS, deadly)
+    arguments = ("--address", cluster.address, "--workers", "2", "--shard-rows", "25", "--max-retries", "0")
+    summary = finish(batch(rows, *arguments))
+    assert summary["bad_rows"] == {"crashed_worker": 3}
+    assert summary["faults"]["crash"] >= 2 * len(deadly)
+    assert_quarantined(tmp_path / "out", rows, deadly)
+
+
+@pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV"])
+def test_without_ray_the_process_dies_and_the_same_command_finds_the_images(batch, tmp_path, death):
+    deadly = {77: death, 301: death}
+    rows = write_deadly_rows(tmp_path / "in.parquet", ROWS, deadly)
+    arguments = (rows, "--local", "--shard-rows", "25")
+    first = batch(*arguments)
+    first.communicate(timeout=60)
+    assert first.returncode == -getattr(signal, death)
+    summary = finish(batch(*arguments))
+    assert summary["bad_rows"] == {"crashed_worker": 2}
+    assert "process apart" in summary["remarks"][0]
+    assert_quarantined(tmp_path / "out", rows, deadly)
+    assert finish(batch(*arguments))["remarks"] == []
+
+
+@pytest.fixture
+def slow_rows(tmp_path: Path) -> Path:
+    """Big pictures: workers have some seconds to do."""
+    return write_rows(tmp_path / "slow.parquet", 2000, row_group=50, side=400)
+
+
+def test_a_provider_that_is_not_there_is_reported_and_the_others_go_on(batch, cluster, slow_rows, tmp_path):
+    summary = finish(batch(slow_rows, "--address", cluster.address, "--workers", "cuda=1,cpu=1"))
+    assert len(summary["remarks"]) == 1
+    assert summary["remarks"][0].startswith("no cuda workers: ")
+    assert summary["ran_on"][0].startswith("fp32 on CPUExecutionProvider")
+    assert_every_row_once(tmp_path / "out", 2000, ())
+
+
+def test_a_gpu_on_which_nothing_is_proven_leaves_the_cores_to_work(batch, cluster, tmp_path):
+    rows = write_deadly_rows(tmp_path / "in.parquet", ROWS, {})
+    summary = finish(batch(rows, "--address", cluster.address))
+    assert [remark.partition(" on node ")[0] for remark in summary["remarks"]] == ["no gpu workers"]
+    assert summary["workers"] == 2
+    assert_every_row_once(tmp_path / "out", ROWS, ())
+
+
+def test_nodes_join_and_leave_a_running_job(batch, cluster, slow_rows, tmp_path):
+    out = tmp_path / "out"
+    driver = batch(slow_rows, "--address", cluster.address, "--shard-rows", "20", "--provider", "cpu")
+    wait_until(lambda: len(actors(out)) == 2, "commits of both cores of the first node")
+    joined = cluster.add_node(num_cpus=1, **NODE)
+    wait_until(lambda: len(actors(out)) == 3, "commits of the node that joined")
+    cluster.remove_node(joined, allow_graceful=False)
+    finish(driver)
+    assert_every_row_once(out, 2000, ())
+
+
+def test_a_slow_worker_is_outrun_by_a_second_attempt(batch, cluster, slow_rows, tmp_path):
+    out = tmp_path / "out"
+    driver = batch(slow_rows, "--address", cluster.address, "--shard-rows", "50", "--workers", "2")
+    wait_until(lambda: len(actors(out)) == 2, "commits of both workers")
+    stopped = min(actors(out))
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        summary = finish(driver)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGKILL)
+    assert summary["faults"]["second attempt"] >= 1
+    assert_every_row_once(out, 2000, ())
+
+
+def test_a_shard_that_takes_too_long_is_tried_by_another_worker(batch, cluster, slow_rows, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--address", cluster.address, "--shard-rows", "50", "--workers", "1", "--shard-timeout", "8")
+    driver = batch(slow_rows, *arguments)
+    wait_until(lambda: commits(out) >= 1, "a commit")
+    (stopped,) = actors(out)
+    os.kill(stopped, signal.SIGSTOP)
+    summary = finish(driver)
+    assert summary["faults"]["stuck"] >= 1
+    assert_every_row_once(out, 2000, ())
