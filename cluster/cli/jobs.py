@@ -156,7 +156,7 @@ def _described(view: JobView) -> str:
 @place_options
 @json_option
 def status(job: str, address: str | None, controller: str | None, *, as_json: bool) -> None:
-    """Show a job: its state, how far it is, and why it failed."""
+    """Show JOB (its id, or its output): its state, how far it is, and why it failed."""
     with _jobs(address, controller) as jobs:
         view = jobs.status(job)
     emit(_plain(view), as_json=as_json, text=_described(view))
@@ -190,7 +190,7 @@ def list_jobs(address: str | None, controller: str | None, *, as_json: bool) -> 
 @place_options
 @json_option
 def logs(job: str, address: str | None, controller: str | None, *, follow: bool, as_json: bool) -> None:
-    """Print what a job's driver printed."""
+    """Print what the driver of JOB (its id, or its output) printed."""
     if follow and as_json:
         raise UsageError("--follow and --json exclude each other: JSON is printed when all is known")
     with _jobs(address, controller) as jobs:
@@ -207,7 +207,7 @@ def logs(job: str, address: str | None, controller: str | None, *, follow: bool,
 @place_options
 @json_option
 def cancel(job: str, address: str | None, controller: str | None, *, as_json: bool) -> None:
-    """Cancel a job; what is committed stays, and the same `submit` goes on with it."""
+    """Cancel JOB (its id, or its output); what is committed stays, and the same `submit` goes on with it."""
     with _jobs(address, controller) as jobs:
         view = jobs.cancel(job)
     text = f"{view.id} is {'to be cancelled' if view.cancelling and not view.state.ended else view.state.value}"
@@ -219,7 +219,7 @@ def cancel(job: str, address: str | None, controller: str | None, *, as_json: bo
 @place_options
 @json_option
 def report(job: str, address: str | None, controller: str | None, *, as_json: bool) -> None:
-    """Show the report of a finished job."""
+    """Show the report of JOB (its id, or its output) that is finished."""
     with _jobs(address, controller) as jobs:
         found = jobs.report(job)
     facts = [(name.replace("_", " "), _flat(value)) for name, value in found.items()]

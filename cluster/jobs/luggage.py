@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cluster.storage import is_remote
 from runtime import __version__
 from runtime.artifact import Artifact
 from runtime.manifest import MANIFEST_FILE
@@ -64,7 +65,7 @@ def find_models(references: Sequence[str], store: str | None) -> Models:
         ArtifactError: A file of it is damaged.
         StoreError: The store cannot be read.
     """
-    if store is None or "://" not in store:
+    if store is None or not is_remote(store):
         opened = ModelStore.open(store) if store else None
         return Models(carried=tuple(resolve_artifact(reference, opened) for reference in references))
     opened = ModelStore.open(store)

@@ -28,6 +28,7 @@ from cluster.errors import JobServerError, OtherJobError
 from cluster.jobs.luggage import Models, luggage
 from cluster.jobs.outputs import progress_of, read_report
 from cluster.jobs.request import driver_call, job_id
+from cluster.storage import absolute_uri
 from runtime.errors import UsageError
 from runtime.protocol.jobs import JobRequest, JobState, JobView
 
@@ -167,14 +168,18 @@ class RayJobs:
     def status(self, job: str) -> JobView:
         """Return a job, with how far it is where its output is seen from here.
 
+        Args:
+            job: Its id, or its output.
+
         Raises:
             JobServerError: The cluster knows no such job.
         """
         runs = self._runs()
-        if job not in runs:
+        found = runs.get(job) or runs.get(job_id(absolute_uri(job)))
+        if found is None:
             known = ", ".join(sorted(runs)) or "none"
             raise JobServerError(f"Ray's job server at {self.address} knows no batch job {job!r}; it knows: {known}")
-        view = runs[job][-1]
+        view = found[-1]
         return view.model_copy(update={"progress": progress_of(view.output)})
 
     def cancel(self, job: str) -> JobView:
@@ -183,7 +188,7 @@ class RayJobs:
         if not view.state.ended:
             with self._explained():
                 self._client.stop_job(view.run)
-        return self.status(job)
+        return self.status(view.id)
 
     def logs(self, job: str, *, follow: bool) -> Iterator[str]:
         """Yield what the newest run of a job printed; until it ends, if *follow*. Raises as `status`."""

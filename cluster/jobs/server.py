@@ -192,7 +192,13 @@ class JobServer:
             followed.ending = self._ended(followed, JobState.FAILED, f"{type(error).__name__}: {error} (this is a bug)")
 
     def _ended(self, followed: _Followed, state: Any, reason: str, summary: dict[str, Any] | None = None) -> Ending:
-        return Ending(lease=followed.lease.lease, state=state, reason=reason[:MOST_REASON], summary=summary)
+        return Ending(
+            lease=followed.lease.lease,
+            state=state,
+            reason=reason[:MOST_REASON],
+            progress=followed.progress,
+            summary=summary,
+        )
 
     def _run(self, followed: _Followed) -> Ending | None:
         job = followed.job

@@ -184,7 +184,7 @@ class JobQueue:
         return row
 
     def lease(self, holder: str, seconds: float, actor: str) -> tuple[str, JobRow] | None:
-        """Hand the next job to *holder* for so many *seconds*; return its lease id and it, or ``None``: none may run."""
+        """Hand the next job to *holder* for some *seconds*; return its lease's id and it, or ``None``: none may run."""
         now = self.clock()
         with self.database.write() as session:
             rows = {row.id: row for row in self._lapsed(session, now)}
@@ -210,8 +210,7 @@ class JobQueue:
             row = _find(session, job, lock=True)
             _save(row, core.renew(_load(row), beat.lease, now, beat.seconds), now)
             row.place, row.run = beat.place or row.place, beat.run or row.run
-            if beat.progress is not None:
-                row.progress = beat.progress.model_dump()
+            row.progress = beat.progress.model_dump() if beat.progress else row.progress
         return row
 
     def release(self, job: str, lease: str, actor: str) -> JobRow:
@@ -230,6 +229,7 @@ class JobQueue:
             row = _find(session, job, lock=True)
             _save(row, core.finish(_load(row), ending.lease, ending.state, ending.reason), now)
             row.summary = ending.summary
+            row.progress = ending.progress.model_dump() if ending.progress else row.progress
             audit.record(session, now, actor, "job.finish", job, state=ending.state.value)
         return row
 

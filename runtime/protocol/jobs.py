@@ -164,4 +164,5 @@ class Ending(_Sent):
     lease: Text
     state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
     reason: Annotated[str, Field(max_length=4096)] = ""
+    progress: Progress | None = None
     summary: dict[str, Any] | None = None

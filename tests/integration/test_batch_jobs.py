@@ -231,16 +231,16 @@ def test_the_queue_runs_jobs_by_priority_one_at_a_time(queue: Any, tmp_path: Pat
     assert done[0]["progress"] == {"shards": SHARDS, "committed": SHARDS}
     for name in ("low", "high"):
         assert_every_row_once(tmp_path / name)
-    assert batch.json("report", high)["rows"]["out"] == ROWS - 1
-    assert f"{ROWS} in" in batch.run("logs", high)[0]
+    assert batch.json("report", "high")["rows"]["out"] == ROWS - 1
+    assert f"{ROWS} in" in batch.run("logs", high, "-f")[0]
 
 
 def test_a_server_that_is_killed_loses_its_lease_and_the_next_one_follows_the_same_run(
     queue: Any, tmp_path: Path
 ) -> None:
     batch, serve = queue
-    job = batch.submit("slow", "out", "--model", "color")["id"]
-    first = serve(lease=3)
+    job = batch.submit("slow", "out", "--model", "color", "--workers", "1")["id"]
+    first = serve(lease=2)
     wait_for("commits", lambda: written_by(tmp_path / "out"), PATIENCE)
     run = wait_for("the run", lambda: batch.json("status", job)["run"])
     first.send_signal(signal.SIGKILL)
@@ -254,7 +254,7 @@ def test_a_server_that_is_killed_loses_its_lease_and_the_next_one_follows_the_sa
 
 def test_a_job_of_the_queue_is_cancelled_and_a_stopped_server_gives_back(queue: Any, tmp_path: Path) -> None:
     batch, serve = queue
-    job = batch.submit("slow", "out", "--model", "color")["id"]
+    job = batch.submit("slow", "out", "--model", "color", "--workers", "1")["id"]
     server = serve(lease=4)
     wait_for("commits", lambda: written_by(tmp_path / "out"), PATIENCE)
     server.send_signal(signal.SIGTERM)

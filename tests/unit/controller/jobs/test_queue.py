@@ -21,6 +21,7 @@ from runtime.protocol.jobs import Beat, Ending, JobRequest, JobState, JobView, P
 from runtime.store import ModelStore
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+ALL = Progress(shards=4, committed=4)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +99,11 @@ def test_the_most_urgent_goes_first_then_the_oldest_and_never_more_than_may_run(
     first, second = taken(queue), taken(queue)
     assert [first[1], second[1]] == [ids[2], ids[0]]
     assert taken(queue) is None
-    queue.finish(first[1], Ending(lease=first[0], state="succeeded", summary={"rows": {"in": 3}}), "op")
+    queue.finish(first[1], Ending(lease=first[0], state="succeeded", progress=ALL, summary={"rows": {"in": 3}}), "op")
     assert taken(queue)[1] == ids[1]
     done = JobView.model_validate(queue.find(ids[2]))
     assert (done.state, done.summary, done.ended_at) == (JobState.SUCCEEDED, {"rows": {"in": 3}}, clock.now)
+    assert done.progress == ALL
 
 
 def test_a_lease_that_ran_out_goes_to_the_next_holder_and_the_old_one_is_told(queue, clock):
