@@ -35,9 +35,10 @@ import onnx
 import torch
 from record import RESULTS, TEST_DATA, environment, keep
 
+from controller.lifecycle.pixel_input import embed_normalization
 from controller.lifecycle.export import export_by_dynamo
 from controller.lifecycle.gate.checks import gate_batches
-from controller.lifecycle.graph import at_most_published_versions, embed_normalization, load_graph
+from controller.lifecycle.graph import at_most_published_versions, load_graph
 from controller.lifecycle.look.complexity import measure_complexity
 from controller.lifecycle.look.target import noise
 from controller.lifecycle.optimize.normalization import fold_normalization

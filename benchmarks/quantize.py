@@ -43,7 +43,8 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 from record import RESULTS, TEST_DATA, environment, keep
 
-from controller.lifecycle.graph import embed_normalization, find_image_input
+from controller.lifecycle.pixel_input import embed_normalization
+from controller.lifecycle.graph import find_image_input
 from controller.lifecycle.preparation.presets import resolve_preprocess
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
 from controller.lifecycle.quantization.calibration.methods import METHODS

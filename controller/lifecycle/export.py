@@ -4,7 +4,7 @@ Rules:
     * One file, opset 20, IR 10 at most, a dynamic batch named ``N``; exported from two images, since a batch
       of one would be taken for a constant.
     * The model is in eval mode while it is exported, whatever it was before.
-    * The graph takes normalized float pixels; `controller.lifecycle.graph.embed_normalization` comes after.
+    * The graph takes normalized float pixels; `controller.lifecycle.pixel_input.embed_normalization` comes after.
     * The dynamo exporter comes first. The one of TorchScript, which torch calls deprecated, still converts what the
       first cannot trace, and can be wrong without saying so where the code branches on values: the gate decides.
 """

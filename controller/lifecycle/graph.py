@@ -1,19 +1,17 @@
-"""Surgery on ONNX graphs: what a graph takes and gives, the normalization put into it, its versions.
+"""Surgery on ONNX graphs: what a graph takes and gives, its versions.
 
 Rules:
     * Functions return a new model; the one that they are given stays as it is.
-    * Normalization is ``(pixel * scale - mean) / std`` per channel, here as ``pixel * factor + offset``
-      with both constants computed in double precision and applied in single precision.
     * Published graphs have opset 21 and IR 10 at most: what ONNX Runtime 1.18 and later load.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -24,18 +22,15 @@ from onnx import TensorProto, helper, numpy_helper
 from controller.errors import ExportError
 from controller.lifecycle.subgraph import in_order
 from runtime.inputs import AUXILIARY, image_axes
-from runtime.manifest import Preprocess, Tensor
+from runtime.manifest import Tensor
 
 __all__ = [
     "AI_ONNX",
-    "EMBEDDED_PREFIX",
     "MAX_IR",
     "MAX_OPSET",
     "ImageInput",
     "at_most_published_versions",
     "dimensions_of",
-    "embed_normalization",
-    "embedded_part",
     "find_image_input",
     "load_graph",
     "opset_of",
@@ -49,17 +44,12 @@ __all__ = [
 
 MAX_OPSET = 21
 MAX_IR = 10
-EMBEDDED_PREFIX = "vedette_"  # names of the nodes that are put in begin so
-INPUT_NAME = "images"
 AI_ONNX = ("", "ai.onnx")
 QUANTIZED = ("QLinear", "QuantizeLinear", "DequantizeLinear", "DynamicQuantize")  # operators begin so
 
 Dimension = int | str
-FLOATS: Mapping[str, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
-"""By NumPy's name: types of pixels that a normalization can be put in front of."""
 PAD_HAS_AXES = 18  # opset from which Pad takes the axes that it pads
 NOT_NEGATIVE = ("Relu", "Sigmoid")
-BATCH_EPSILON = 1e-5  # of BatchNormalization; cuDNN 7 takes no less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,125 +146,6 @@ def find_image_input(model: onnx.ModelProto) -> ImageInput | None:
         width=width,
         channels=int(channels),
     )
-
-
-def embed_normalization(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
-    """Put the normalization in front of a graph of float pixels: it then takes uint8 NHWC in RGB (or gray).
-
-    Args:
-        model: Takes float32 or float16, (n, channels, height, width) or (n, height, width, channels), normalized
-            as *preprocess* says and in its colour order; perhaps inputs of `runtime.inputs.AUXILIARY`, too.
-        preprocess: ``color``, ``mean``, ``std`` and ``scale`` are used.
-
-    Returns:
-        A graph that takes uint8 (n, height, width, channels), and the other inputs as before. It computes in
-        float32, and rounds to float16 at the end where *model* takes that.
-
-    Raises:
-        ExportError: *model* is no such graph.
-    """
-    found = find_image_input(model)
-    channels = 1 if preprocess.color == "L" else 3
-    if found is None or found.dtype not in FLOATS or found.channels != channels:
-        inputs = ", ".join(f"{v.name} {dimensions_of(v)}" for v in real_inputs(model)) or "none"
-        raise ExportError(
-            f"the normalization cannot be embedded: inputs are {inputs}; expected one input of pictures "
-            f"with {channels} channels, {' or '.join(FLOATS)}"
-        )
-    embedded = onnx.ModelProto()
-    embedded.CopyFrom(model)
-    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} | {found.name}
-    name = INPUT_NAME if INPUT_NAME not in taken else f"{INPUT_NAME}_uint8"
-    nodes, constants = _normalization(name, found, preprocess)
-    embedded.graph.ClearField("node")
-    embedded.graph.node.extend([*nodes, *model.graph.node])
-    embedded.graph.initializer.extend(constants)
-    shape = [found.batch, found.height, found.width, found.channels]
-    pixels = helper.make_tensor_value_info(name, TensorProto.UINT8, shape)
-    embedded.graph.ClearField("input")
-    embedded.graph.input.extend(pixels if value.name == found.name else value for value in model.graph.input)
-    return embedded
-
-
-def _normalization(
-    name: str, found: ImageInput, preprocess: Preprocess
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Return the nodes, and their constants, from the uint8 NHWC input *name* to the input that was *found*."""
-    steps = []
-    if preprocess.color == "BGR":
-        steps.append(_Step("Gather", {"axis": 3}, (np.array([2, 1, 0], np.int64),)))
-    if found.layout == "NCHW":
-        steps.append(_Step("Transpose", {"perm": [0, 3, 1, 2]}))  # as uint8: a quarter of the bytes to move
-    steps.append(_Step("Cast", {"to": TensorProto.FLOAT}))
-    steps += _scaling(found, preprocess)
-    if found.dtype != "float32":
-        steps.append(_Step("Cast", {"to": FLOATS[found.dtype]}))
-    nodes, constants, current = [], [], name
-    for number, step in enumerate(steps):
-        label = f"{EMBEDDED_PREFIX}{number}_{step.operator.lower()}"
-        named = [numpy_helper.from_array(array, f"{label}_{place}") for place, array in enumerate(step.constants)]
-        constants += named
-        inputs = [current, *(constant.name for constant in named)]
-        current = found.name if number == len(steps) - 1 else f"{label}_output"
-        nodes.append(helper.make_node(step.operator, inputs, [current], name=label, **step.attributes))
-    return nodes, constants
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """An operator that takes what the step before it gives, and *constants*."""
-
-    operator: str
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    constants: tuple[np.ndarray, ...] = ()
-
-
-def _scaling(found: ImageInput, preprocess: Preprocess) -> list[_Step]:
-    """Return the steps that make ``pixel * factor + offset`` of float pixels, per channel.
-
-    ONNX Runtime moves a Transpose behind a Mul and an Add where that rids it of one (before quantized
-    convolutions), and takes 20 times as long to multiply rows of three numbers as planes: 1.7 of 5 ms of
-    MobileNetV2 in int8. So what differs between channels is a BatchNormalization, which stays in its place,
-    or, channels last, constants as long as a row of pixels.
-    """
-    std = np.broadcast_to(np.asarray(preprocess.std, np.float64), found.channels)
-    factor = preprocess.scale / std
-    offset = -np.asarray(preprocess.mean, np.float64) / std
-    alike = len({*factor}) == 1 and len({*offset}) == 1
-    if found.layout == "NCHW" and not alike:
-        mean, variance = np.zeros(found.channels, np.float32), np.full(found.channels, 1 - BATCH_EPSILON, np.float32)
-        constants = (factor.astype(np.float32), offset.astype(np.float32), mean, variance)
-        return [_Step("BatchNormalization", {"epsilon": BATCH_EPSILON}, constants)]
-    if alike:
-        factor, offset = factor[:1], offset[:1]
-    elif isinstance(found.width, int):
-        factor, offset = np.tile(factor, (found.width, 1)), np.tile(offset, (found.width, 1))
-    steps = []
-    if (factor != 1).any():
-        steps.append(_Step("Mul", constants=(factor.astype(np.float32),)))
-    if (offset != 0).any():
-        steps.append(_Step("Add", constants=(offset.astype(np.float32),)))
-    return steps
-
-
-def embedded_part(model: onnx.ModelProto, found: ImageInput) -> onnx.ModelProto:
-    """Return the normalization that `embed_normalization` put into *model*, alone.
-
-    Args:
-        model: What it returned.
-        found: The input that the graph had before; it is the output here.
-    """
-    nodes = [node for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)]
-    used = {name for node in nodes for name in node.input}
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(found.dtype))
-    graph = helper.make_graph(
-        nodes,
-        "normalization",
-        [value for value in model.graph.input if value.name in used],
-        [helper.make_tensor_value_info(found.name, kind, None)],
-        [initializer for initializer in model.graph.initializer if initializer.name in used],
-    )
-    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def with_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -8,27 +8,18 @@ Rules:
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from controller.lifecycle.card.facts import CardFacts
-from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.card.sections import SECTIONS, footer_of, header_of
+from runtime.page import page
 
 __all__ = ["CardFacts", "render_card"]
 
 
 def render_card(facts: CardFacts) -> bytes:
     """Return the card of *facts*, UTF-8 HTML."""
-    manifest = facts.manifest
-    style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{manifest.reference}: model card"),
-        tag("style", Markup(style)),
+    return page(
+        f"{facts.manifest.reference}: model card",
+        header=header_of(facts),
+        sections=(part for section in SECTIONS if (part := section(facts))),
+        footer=footer_of(facts),
     )
-    main = tag("main", *(part for section in SECTIONS if (part := section(facts))))
-    body = tag("body", tag("header", header_of(facts)), main, tag("footer", footer_of(facts)))
-    return joined(Markup("<!doctype html>\n"), tag("html", head, body, lang="en"), "\n").encode()

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.evaluation.metrics import Confusion
 from controller.lifecycle.evaluation.metrics.detection import NOTHING
+from runtime.page.markup import Markup, joined, tag
 
 __all__ = ["confusion_section"]
 

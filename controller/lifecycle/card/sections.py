@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 
-from controller.lifecycle.card.confusion import confusion_section
 from controller.lifecycle.card.facts import CardFacts
-from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.card.tables import class_tables, figure_table, variant_table
 from controller.lifecycle.card.words import BY, answer_steps, input_steps
 from controller.lifecycle.evaluation.evaluate import Evaluation
 from controller.lifecycle.evaluation.examples import EACH, Example
 from controller.lifecycle.evaluation.metrics.titles import primary_of, title_of
 from runtime.manifest import Variant
+from runtime.page import fact_list, hint, section, tiles
+from runtime.page.markup import Markup, joined, tag
 
 __all__ = ["SECTIONS", "footer_of", "header_of"]
 
@@ -24,10 +24,6 @@ KINDS: Mapping[str, str] = {
     "pose": "A pose estimator",
     "embedding": "An embedding model",
 }
-
-
-def _section(title: str, *children: str) -> Markup:
-    return tag("section", tag("h2", title), *children)
 
 
 def header_of(facts: CardFacts) -> Markup:
@@ -44,7 +40,7 @@ def header_of(facts: CardFacts) -> Markup:
         tag("p", "Model card", class_="kicker"),
         tag("h1", manifest.name, tag("span", f"@{manifest.version}", class_="version")),
         tag("p", said, class_="lead"),
-        tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in _tiles(facts)), class_="tiles"),
+        tiles(_tiles(facts)),
     )
 
 
@@ -54,14 +50,14 @@ def _tiles(facts: CardFacts) -> list[tuple[str, str]]:
     first = manifest.variants[0]
     metrics = {**first.metrics, **(facts.evaluation.metrics if facts.evaluation else {})}
     primary = primary_of(metrics)
-    tiles = [(title_of(primary).name, title_of(primary).show(metrics[primary]))] if primary else []
+    figures = [(title_of(primary).name, title_of(primary).show(metrics[primary]))] if primary else []
     if fastest := min((v for v in manifest.variants if "latency_ms" in v.metrics), key=_latency, default=None):
-        tiles.append((f"one picture, {fastest.id}", f"{_latency(fastest):.2f} ms"))
+        figures.append((f"one picture, {fastest.id}", f"{_latency(fastest):.2f} ms"))
     smallest = min(manifest.variants, key=lambda variant: variant.size)
-    tiles.append((f"smallest file, {smallest.id}", f"{smallest.size / 1e6:.1f} MB"))
+    figures.append((f"smallest file, {smallest.id}", f"{smallest.size / 1e6:.1f} MB"))
     taken = first.inputs[0]
-    tiles.append((f"input, {taken.dtype}", f" {BY} ".join(map(str, taken.shape[1:]))))
-    return tiles
+    figures.append((f"input, {taken.dtype}", f" {BY} ".join(map(str, taken.shape[1:]))))
+    return figures
 
 
 def _latency(variant: Variant) -> float:
@@ -74,7 +70,7 @@ def _variants(facts: CardFacts) -> Markup:
         f"Latency is the median of one picture on one thread{where}, all variants in turns. A variant is published if "
         "it keeps the accuracy and is faster than the first."
     )
-    return _section("Variants", tag("p", said, class_="hint"), variant_table(facts.manifest))
+    return section("Variants", hint(said), variant_table(facts.manifest))
 
 
 def _accuracy(facts: CardFacts) -> Markup | None:
@@ -87,19 +83,19 @@ def _accuracy(facts: CardFacts) -> Markup | None:
         f"({evaluation.provider}), through the predictor that runs everywhere."
     )
     notes = [tag("p", f"{note[:1].upper()}{note[1:]}.", class_="hint") for note in evaluation.notes]
-    return _section("Accuracy", tag("p", said, class_="hint"), *notes, figure_table(dict(evaluation.metrics)))
+    return section("Accuracy", hint(said), *notes, figure_table(dict(evaluation.metrics)))
 
 
 def _confusions(facts: CardFacts) -> Markup | None:
     if facts.evaluation is None or facts.evaluation.confusion is None:
         return None
-    return _section("Confusion matrix", confusion_section(facts.evaluation.confusion))
+    return section("Confusion matrix", confusion_section(facts.evaluation.confusion))
 
 
 def _classes(facts: CardFacts) -> Markup | None:
     if facts.evaluation is None or facts.evaluation.classes is None:
         return None
-    return _section("Classes", class_tables(facts.evaluation.classes))
+    return section("Classes", class_tables(facts.evaluation.classes))
 
 
 def _examples(facts: CardFacts) -> Markup | None:
@@ -111,7 +107,7 @@ def _examples(facts: CardFacts) -> Markup | None:
     )
     figures = [_example(one) for one in facts.evaluation.examples]
     kind = "gallery large" if drawn else "gallery"
-    return _section("Examples", tag("p", said, class_="hint"), tag("div", *figures, class_=kind))
+    return section("Examples", hint(said), tag("div", *figures, class_=kind))
 
 
 def _example(example: Example) -> Markup:
@@ -132,8 +128,8 @@ def _steps(facts: CardFacts) -> Markup:
 
     manifest = facts.manifest
     return joined(
-        _section("Before the graph", listed(input_steps(manifest.preprocess))),
-        _section("After the graph", listed(answer_steps(manifest))),
+        section("Before the graph", listed(input_steps(manifest.preprocess))),
+        section("After the graph", listed(answer_steps(manifest))),
     )
 
 
@@ -155,7 +151,7 @@ def _requirements(facts: CardFacts) -> Markup:
         ]
         if needs:
             rows.append((f"processor for {variant.id}", ", ".join(needs)))
-    return _section("Requirements", _facts(rows))
+    return section("Requirements", fact_list(rows))
 
 
 def _provenance(facts: CardFacts) -> Markup:
@@ -170,11 +166,7 @@ def _provenance(facts: CardFacts) -> Markup:
         ("manifest SHA-256", facts.digest),
         *((f"{one.file} SHA-256", one.sha256) for one in manifest.files),
     ]
-    return _section("Provenance", _facts([(name, value) for name, value in known if value]))
-
-
-def _facts(rows: Sequence[tuple[str, str]]) -> Markup:
-    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in rows), class_="facts")
+    return section("Provenance", fact_list([(name, value) for name, value in known if value]))
 
 
 def _unmeasured(facts: CardFacts) -> Markup | None:
@@ -195,7 +187,7 @@ def _unmeasured(facts: CardFacts) -> Markup | None:
         if absent
     ]
     sentences = [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in dict.fromkeys(notes)]
-    return _section("Notes", tag("ul", *(tag("li", note) for note in sentences))) if sentences else None
+    return section("Notes", tag("ul", *(tag("li", note) for note in sentences))) if sentences else None
 
 
 def _absent(evaluation: Evaluation | None) -> int:

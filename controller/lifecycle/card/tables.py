@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.evaluation.metrics import ClassTable
 from controller.lifecycle.evaluation.metrics.titles import TITLES, primary_of, title_of
 from runtime.manifest import Manifest, RejectedVariant, Variant
+from runtime.page.markup import Markup, joined, tag
 
 __all__ = ["class_tables", "figure_table", "variant_table"]
 

@@ -7,7 +7,7 @@ Rules:
     * What multiplies goes into the weights always; what is added goes into the bias where nothing is padded. With
       padding, and an offset that is not zero, one addition is left in front: ``x + offset / factor``.
     * Unless asked otherwise, it is done only where nodes vanish: one addition in place of one batch normalization is as
-      slow, and ONNX Runtime moves it to where it is slower (`controller.lifecycle.graph`).
+      slow, and ONNX Runtime moves it to where it is slower (`controller.lifecycle.pixel_input`).
     * Constants are computed in double precision and rounded once. What comes out differs by float32's rounding, which
       a detector's sorted rows may show: it is done on request, not in an import.
 """
@@ -24,7 +24,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from controller.lifecycle.graph import AI_ONNX, EMBEDDED_PREFIX
+from controller.lifecycle.graph import AI_ONNX
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 
 __all__ = ["fold_normalization", "pads"]
 

@@ -22,8 +22,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from controller.lifecycle.graph import AI_ONNX, EMBEDDED_PREFIX
+from controller.lifecycle.graph import AI_ONNX
 from controller.lifecycle.optimize.normalization import fold_normalization, pads
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 from controller.lifecycle.quantization.recovery.layers import Graph, attribute_of
 from controller.lifecycle.subgraph import ending_with
 
@@ -86,14 +87,15 @@ def with_pixels(model: onnx.ModelProto) -> Pixels | None:
     if pads(conv) and np.abs(left).max() > MOST_OFF:
         return None
     _shift_bias(graph, conv, (weight * left[None, :, None, None]).sum((1, 2, 3)))
-    source = _put_in_front(folded, conv, cast, moved, zero_point)
+    source = _in_order(graph, conv, cast.input[0])
+    source = _put_in_front(folded, conv, source, moved, zero_point)
     whole = ending_with(folded, folded.graph.output)
     return Pixels(model=whole, convolution=conv.name, taken=conv.input[0], source=source, zero_point=zero_point)
 
 
 def _is_plain(graph: Graph, conv: onnx.NodeProto) -> bool:
-    constants = all(name in graph.constants for name in conv.input[1:] if name)
-    return constants and attribute_of(conv, "group", 1) == 1 and len(graph.constants[conv.input[1]].dims) == 4
+    own = all(name in graph.constants and graph.only_consumer(name) is not None for name in conv.input[1:] if name)
+    return own and attribute_of(conv, "group", 1) == 1 and len(graph.constants[conv.input[1]].dims) == 4
 
 
 def _entry(graph: Graph, conv: onnx.NodeProto) -> tuple[Doubles, list[onnx.NodeProto], onnx.NodeProto] | None:
@@ -134,6 +136,21 @@ def _is_pixels(graph: Graph, name: str) -> bool:
     return kinds.get(name) == TensorProto.UINT8
 
 
+def _in_order(graph: Graph, conv: onnx.NodeProto, name: str) -> str:
+    """Return the pixels that *name* has the channels of in another order, which *conv*'s weights are brought to."""
+    node = graph.producers.get(name)
+    if node is None or node.op_type != "Gather" or node.input[1] not in graph.constants:
+        return name
+    order = numpy_helper.to_array(graph.constants[node.input[1]])
+    channels = graph.constants[conv.input[1]].dims[1]
+    if attribute_of(node, "axis", 0) != 1 or sorted(order.reshape(-1).tolist()) != list(range(channels)):
+        return name
+    weight = np.empty_like(before := numpy_helper.to_array(graph.constants[conv.input[1]]))
+    weight[:, order.reshape(-1)] = before
+    graph.constants[conv.input[1]].CopyFrom(numpy_helper.from_array(weight, conv.input[1]))
+    return str(node.input[0])
+
+
 def _shift_bias(graph: Graph, conv: onnx.NodeProto, shift: Doubles) -> None:
     before = numpy_helper.to_array(graph.constants[conv.input[2]]) if len(conv.input) > 2 and conv.input[2] else 0.0
     name = f"{PREFIX}_bias"
@@ -142,11 +159,10 @@ def _shift_bias(graph: Graph, conv: onnx.NodeProto, shift: Doubles) -> None:
 
 
 def _put_in_front(
-    model: onnx.ModelProto, conv: onnx.NodeProto, cast: onnx.NodeProto, moved: list[onnx.NodeProto], zero_point: int
+    model: onnx.ModelProto, conv: onnx.NodeProto, source: str, moved: list[onnx.NodeProto], zero_point: int
 ) -> str:
-    """Let *conv* take the pixels less *zero_point*; return the tensor of pixels that these are made of."""
+    """Let *conv* take the pixels *source*, *moved*, less *zero_point*; return the tensor that this is taken off."""
     nodes: list[onnx.NodeProto] = []
-    source: str = cast.input[0]
     for number, node in enumerate(moved):
         nodes.append(_copy(node, [source], f"{PREFIX}_{number}_transpose"))
         source = nodes[-1].output[0]

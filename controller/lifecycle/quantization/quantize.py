@@ -26,7 +26,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
 from controller.errors import ExportError
-from controller.lifecycle.graph import EMBEDDED_PREFIX, at_most_published_versions, load_graph, opset_of, with_opset
+from controller.lifecycle.graph import at_most_published_versions, load_graph, opset_of, with_opset
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 from controller.lifecycle.quantization.calibration.ranges import Range, Ranges
 from controller.lifecycle.quantization.calibration.tensors import QUANTIZABLE_OPS
 from controller.lifecycle.quantization.pixels import with_pixels, without_rounding

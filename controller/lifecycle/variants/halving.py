@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from controller.errors import ExportError
-from controller.lifecycle.graph import EMBEDDED_PREFIX
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 
 __all__ = ["FLOAT32_OPS", "halved"]
 

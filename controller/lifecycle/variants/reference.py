@@ -27,16 +27,10 @@ import onnx
 from controller.errors import ExportError
 from controller.lifecycle.gate.checks import check_behaviour, check_graph, gate_batches
 from controller.lifecycle.gate.oldest import OldestRuntime
-from controller.lifecycle.graph import (
-    ImageInput,
-    embed_normalization,
-    embedded_part,
-    find_image_input,
-    precision_of,
-    with_paddings_apart,
-)
+from controller.lifecycle.graph import ImageInput, find_image_input, precision_of, with_paddings_apart
 from controller.lifecycle.importers import ImportedModel
 from controller.lifecycle.optimize.portable import Optimized, optimize_graph
+from controller.lifecycle.pixel_input import embed_normalization, embedded_part
 from controller.lifecycle.variants.golden import SYNTHETIC_SIZE
 from runtime.errors import VedetteError
 from runtime.manifest import CustomOps, Preprocess

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from controller.lifecycle.graph import EMBEDDED_PREFIX
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 
 __all__ = ["QUANTIZABLE_OPS", "Tensors", "calibrated_tensors", "float_tensors"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from controller.lifecycle.graph import EMBEDDED_PREFIX
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 from controller.lifecycle.quantization.calibration.tensors import CUTTING
 from controller.lifecycle.subgraph import reads
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from controller.lifecycle.graph import EMBEDDED_PREFIX
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 from controller.lifecycle.quantization.recovery.layers import Graph, attribute_of
 from controller.lifecycle.subgraph import reads
 

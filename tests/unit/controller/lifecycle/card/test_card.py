@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from detection_heads import manifest_of
 
-from controller.lifecycle import card as card_package
 from controller.lifecycle.card import CardFacts, render_card
 from controller.lifecycle.card.confusion import confusion_section
 from controller.lifecycle.card.making import card_maker, card_of
-from controller.lifecycle.card.markup import Markup, joined, tag
 from controller.lifecycle.card.words import input_steps
 from controller.lifecycle.evaluation.evaluate import Evaluation
 from controller.lifecycle.evaluation.examples import Example
@@ -26,6 +24,7 @@ from controller.lifecycle.evaluation.metrics.classification import Classificatio
 from controller.registry.publish import publish
 from runtime.drawing.canvas import contrast
 from runtime.manifest import Manifest, RejectedVariant
+from runtime.page.markup import Markup, joined, tag
 from runtime.probe import probe_root
 from runtime.recipe import Hog, Preprocess, Resize
 from runtime.store import ModelStore
@@ -162,7 +161,7 @@ def test_it_is_accessible(page: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark", "print"])
 def test_text_and_badges_have_enough_contrast(scheme: str) -> None:
-    css = files(card_package).joinpath("style.css").read_text()
+    css = files("runtime.page").joinpath("style.css").read_text()
     blocks = dict(zip(("light", "dark", "print"), re.findall(r":root \{(.*?)\}", css, re.DOTALL), strict=True))
     values = dict(re.findall(r"--([a-z]+): ([^;]+);", blocks["light"])) | dict(
         re.findall(r"--([a-z]+): ([^;]+);", blocks[scheme])

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from controller.lifecycle.graph import embed_normalization
 from controller.lifecycle.optimize.normalization import fold_normalization
+from controller.lifecycle.pixel_input import embed_normalization
 from runtime.manifest import Preprocess
 
 CHANNELS = 3

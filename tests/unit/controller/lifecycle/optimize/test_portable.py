@@ -13,10 +13,10 @@ from custom_operators import library_path
 from onnx import TensorProto, helper, numpy_helper
 
 from controller.errors import ExportError
-from controller.lifecycle.graph import EMBEDDED_PREFIX, embed_normalization
 from controller.lifecycle.look.target import noise
 from controller.lifecycle.optimize.portable import Optimized, optimize_graph
 from controller.lifecycle.optimize.steps import FOLDING, STEPS, Step, count_nodes, with_facts_of
+from controller.lifecycle.pixel_input import EMBEDDED_PREFIX, embed_normalization
 from runtime.manifest import Preprocess
 from runtime.session import Session
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from controller.lifecycle.graph import embed_normalization
+from controller.lifecycle.pixel_input import embed_normalization
 from controller.lifecycle.quantization.calibration.ranges import Ranges
 from controller.lifecycle.quantization.cells import Window, in_cells
 from controller.lifecycle.quantization.pixels import MOST_OFF, with_pixels
@@ -150,6 +150,15 @@ def test_means_too_far_apart_for_one_zero_point_keep_the_normalization() -> None
     far = preprocess(mean=(0.2, 0.2 + apart, 0.2))
     assert with_pixels(network(far)) is None
     assert with_pixels(network(far, pad=0)) is not None  # nothing is padded: exact
+
+
+def test_the_order_of_the_channels_goes_into_the_weights() -> None:
+    settings = preprocess(color="BGR", mean=(104.0, 117.0, 123.0), std=(1.0,), scale=1.0)
+    straight = quantized(network(settings))
+    assert "Gather" not in operators(straight)
+    assert in_cells(straight) is not straight
+    (fp32,), (ours,) = run(network(settings), PIXELS, "y"), run(straight, PIXELS, "y")
+    np.testing.assert_allclose(ours, fp32, atol=0.02 * float(np.abs(fp32).max()))
 
 
 def test_what_takes_no_pixels_is_left_alone() -> None:
