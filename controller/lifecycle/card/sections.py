@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 
+from controller.lifecycle.card.confusion import confusion_section
 from controller.lifecycle.card.facts import CardFacts
 from controller.lifecycle.card.tables import class_tables, figure_table, variant_table
 from controller.lifecycle.card.words import BY, answer_steps, input_steps
