@@ -19,6 +19,7 @@ Rules:
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -252,6 +253,7 @@ class Attempt:
     _written: dict[str, WrittenFile] = field(default_factory=dict)
     _reasons: Counter[str] = field(default_factory=Counter)
     _keep: bool = False
+    _started: float = field(default_factory=time.time)
 
     def _table_file(self, folder: str, schema: pa.Schema) -> _TableFile:
         if folder not in self._files:
@@ -309,6 +311,8 @@ class Attempt:
                 seconds=dict(seconds),
                 ran_on=dict(ran_on),
                 decoders=dict(sorted(decoders.items())),
+                started=round(self._started, 3),
+                finished=round(time.time(), 3),
             )
         except ValidationError as error:
             raise OutputError(f"shard {self.shard}: {describe_validation(error)}") from None

@@ -102,6 +102,8 @@ class Commit(Record):
         seconds: Busy seconds by stage.
         ran_on: Variant, execution provider, ONNX Runtime version, host; see `ShardWorker.ran_on`.
         decoders: Good images by what decoded them (`runtime.images.Decoded.decoder`).
+        started: When the attempt began, by its machine's clock, in seconds since 1970; ``None`` in old commits.
+        finished: When it committed.
     """
 
     shard: str
@@ -114,6 +116,8 @@ class Commit(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
     ran_on: dict[str, str] = Field(default_factory=dict)
     decoders: dict[str, int] = Field(default_factory=dict)
+    started: float | None = None
+    finished: float | None = None
 
     @property
     def quarantined(self) -> int:
