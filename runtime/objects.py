@@ -41,12 +41,14 @@ class Patience:
         first_wait: Seconds before the first of them; doubled each time, with jitter.
         longest_wait: Seconds that no wait exceeds.
         total: Seconds after which no request is repeated.
+        answer: Seconds that one request may take.
     """
 
     retries: int = 10
     first_wait: float = 0.1
     longest_wait: float = 15.0
     total: float = 120.0
+    answer: float = 60.0
 
 
 def open_objects(uri: str, patience: Patience | None = None) -> ObjectStore:
@@ -65,7 +67,7 @@ def open_objects(uri: str, patience: Patience | None = None) -> ObjectStore:
             return from_url(uri)
         return from_url(
             uri,
-            client_options={"allow_http": True} if plain else {},
+            client_options={"timeout": timedelta(seconds=patience.answer), "allow_http": plain},
             retry_config={
                 "max_retries": patience.retries,
                 "retry_timeout": timedelta(seconds=patience.total),

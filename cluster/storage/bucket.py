@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bucket", "BucketDraft"]
 
-RETRIES = 2  # of what obstore gave up or does not repeat
+RETRIES = 4  # of what obstore gave up or does not repeat
 PARALLEL = 32  # small requests at a time
 PART = 8 * 1024**2  # bytes of a part of a multipart upload
 PARTS_AT_A_TIME = 4
@@ -80,7 +80,6 @@ class Bucket:
             StorageError: The store refused it, or did not answer.
         """
         from obstore.exceptions import (
-            AlreadyExistsError,
             BaseError,
             NotModifiedError,
             PermissionDeniedError,
@@ -88,17 +87,17 @@ class Bucket:
             UnauthenticatedError,
         )
 
-        pauses = waits(self.patience, RETRIES)
+        pauses, given_up = waits(self.patience, RETRIES), time.monotonic() + self.patience.total
         while True:
             try:
                 return request()
-            except (AlreadyExistsError, NotModifiedError, PreconditionError):
+            except (NotModifiedError, PreconditionError):
                 raise
             except (PermissionDeniedError, UnauthenticatedError) as error:
                 raise StorageError(f"{self.where(key)}: access denied: {answer_of(error)}") from None
             except BaseError as error:
                 pause = next(pauses, None)
-                if pause is None:
+                if pause is None or time.monotonic() > given_up:
                     raise StorageError(f"{self.where(key)}: the store failed: {answer_of(error)}") from None
                 time.sleep(pause)
 
@@ -123,8 +122,26 @@ class Bucket:
 
     def create(self, key: str, data: bytes) -> None:
         """Put *data* at *key*, unless something is there."""
-        if not self._written(key, lambda: put_if_absent(self.objects, key, data)):
+
+        def put() -> bool:
+            return put_if_absent(self.objects, key, data) or self._lost(key)
+
+        if not self._written(key, put):
             raise FileExistsError(self.where(key))
+
+    def _lost(self, key: str) -> bool:
+        """Return ``False``: something is at *key*; `obstore` calls it so, too, when S3 says that writers collided (409).
+
+        Raises:
+            GenericError: Nothing is there.
+        """
+        from obstore.exceptions import GenericError
+
+        try:
+            self.objects.head(key)
+        except FileNotFoundError:
+            raise GenericError("409 Conflict, and nothing is there") from None
+        return False
 
     def put(self, key: str, data: bytes) -> None:
         """Put *data* at *key*."""
