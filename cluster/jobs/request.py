@@ -17,12 +17,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from runtime.errors import UsageError
 from runtime.protocol.jobs import JobRequest, OptionValue
 
 __all__ = ["driver_call", "given_options", "input_uri", "job_id"]
 
 APART = frozenset({"model", "input", "output", "store"})
 """Options of a job that travel in another way than by their name."""
+
+OTHERS = APART | {"address", "dry-run", "help", "json", "local"}
+"""Options of the driver that a request must not have among its own: whoever takes the job decides about them."""
 
 
 def given_options(context: click.Context, names: Iterable[str]) -> dict[str, OptionValue]:
@@ -67,7 +71,12 @@ def driver_call(request: JobRequest, models: Sequence[str], extra: Mapping[str, 
         request: What was asked for.
         models: What ``--model`` is on the cluster, in the order of the request's.
         extra: Further options of the driver and their values.
+
+    Raises:
+        UsageError: An option of the request is not the job's to choose.
     """
+    if refused := sorted(OTHERS.intersection(request.options)):
+        raise UsageError(f"a job's options hold {', '.join(refused)}; where it reads, writes and runs is said apart")
     arguments = [f"--model={model}" for model in models]
     arguments += [f"--input={request.input}", f"--output={request.output}"]
     arguments += [f"--{name}={value}" for name, value in extra.items()]

@@ -209,7 +209,7 @@ class JobServer:
         _check_digests(job, models)
         view = self._patiently(lambda: self._ray.submit(request, models, self._environment))
         followed.run, followed.beaten = view.run, 0.0  # say so soon
-        stopped = False
+        stopped, looked = False, time.monotonic()
         while not view.state.ended:
             if followed.lost:
                 return None
@@ -217,7 +217,8 @@ class JobServer:
                 self._ray.cancel(view.id)
                 stopped = True
             time.sleep(POLL)
-            followed.progress = progress_of(job.output) or followed.progress
+            if time.monotonic() - looked >= self._seconds / BEATS:
+                followed.progress, looked = progress_of(job.output) or followed.progress, time.monotonic()
             view = self._patiently(lambda: self._ray.status(job_id(job.output)))
         followed.progress = progress_of(job.output) or followed.progress
         if view.state is JobState.SUCCEEDED:

@@ -164,6 +164,7 @@ def test_prometheus_finds_the_figures_of_a_job_at_the_node(batch: Batch, ray: Ra
     assert seen["rows"] / (ROWS // SHARDS) == seen["shards_committed"]
     assert seen["bad_rows not_an_image"] == 1
     assert 0 <= seen["queue_depth"] < SHARDS
+    assert "\nray_vedette_batch_rows_total{" in httpx.get(ray.metrics, timeout=10).text  # the names of the guide
     assert all(seen[f"stage_seconds {stage}"] > 0 for stage in ("read", "decode", "infer", "write"))
     batch.run("cancel", job)
 

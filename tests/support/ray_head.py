@@ -46,6 +46,7 @@ def ray_head(cores: int = 2) -> Iterator[RayHead]:
     environment = os.environ | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # a job's driver is called `python`
         "RAY_metrics_report_interval_ms": str(METRICS_INTERVAL),
     }
     log = root / "log"

@@ -13,6 +13,7 @@ from cluster.cli.options import job_option_names, job_options
 from cluster.cli.run import run
 from cluster.jobs.ray_jobs import reason_of
 from cluster.jobs.request import driver_call, given_options, input_uri, job_id
+from runtime.errors import UsageError
 from runtime.protocol.jobs import JobRequest
 
 ALWAYS = ["--model", "m", "--input", "i", "--output", "o"]
@@ -64,8 +65,15 @@ def test_the_driver_is_called_with_what_was_asked_for(keep, filter_, size):
 
 
 def test_a_flag_is_given_or_not_and_a_store_travels():
-    assert parsed(call({"local": True}))["local"] is True
-    assert parsed(call({"local": False}, store="s3://models"))["store"] == "s3://models"
+    assert "--some-flag" in call({"some-flag": True})
+    assert not [word for word in call({"some-flag": False}) if "flag" in word]
+    assert parsed(call({}, store="s3://models"))["store"] == "s3://models"
+
+
+@pytest.mark.parametrize("option", ["output", "input", "model", "store", "address", "local", "dry-run"])
+def test_where_a_job_reads_writes_and_runs_is_not_among_its_options(option):
+    with pytest.raises(UsageError, match=f"a job's options hold {option};"):
+        call({option: "x"})
 
 
 def test_what_is_there_becomes_absolute_and_a_name_stays(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from color_model import write_artifact
 from postgres_server import postgres_url
 from sqlalchemy import select, text
@@ -79,6 +81,11 @@ def request(output="/out", **changes):
 def taken(queue, holder="ray-1"):
     found = queue.lease(holder, 60, "op")
     return None if found is None else (found[0], found[1].id)
+
+
+def test_migrations_lead_to_exactly_the_models(database):
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
 def test_a_job_is_kept_as_it_was_asked_for_with_its_model_pinned(queue):
