@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from controller.lifecycle.evaluation.metrics import Confusion
 from controller.lifecycle.evaluation.metrics.detection import NOTHING
+from runtime.page.charts import bar
 from runtime.page.markup import Markup, joined, tag
 
 __all__ = ["confusion_section"]
@@ -80,7 +81,7 @@ def _worst(confusion: Confusion, occurring: int) -> Markup:
             tag("td", one.answered),
             tag("td", f"{one.count:,}", class_="number"),
             tag("td", f"{one.share:.0%}", class_="number"),
-            tag("td", _bar(one.share), class_="bar"),
+            tag("td", bar(one.share), class_="bar"),
         )
         for one in shown
     ]
@@ -89,8 +90,3 @@ def _worst(confusion: Confusion, occurring: int) -> Markup:
         said += f" {NOTHING} stands for an object without an answer, or for an answer where no object is."
     table = tag("table", tag("thead", head), tag("tbody", *rows), aria_describedby="pairs")
     return joined(tag("p", said, id="pairs", class_="hint"), tag("div", table, class_="wide"))
-
-
-def _bar(share: float) -> Markup:
-    bar = tag("rect", width=f"{100 * share:.1f}", height=8)
-    return tag("svg", bar, viewBox="0 0 100 8", class_="bar", aria_hidden="true", preserveAspectRatio="none")
