@@ -2,7 +2,7 @@
 
 A Ray cluster of three nodes runs the same job again and again; what is killed is killed with SIGKILL, a killed driver
 is started again with the same command, a killed node is replaced. Each output is compared, row by row, with that of a
-run in peace. `--store s3` writes to a real S3 server (moto) behind a proxy that fails a share of the requests: 500, 503,
+run in peace. `--store s3` writes to a real S3 server (moto) behind a proxy that fails some requests: 500, 503,
 429, 409, connections dropped before and after the request was done, half answers, no answer in time.
 
 The figures: rows lost, doubled and changed (all must be 0), and the work that was done again: attempts at shards that
@@ -27,11 +27,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from chaos import VICTIMS, Chaos, compare, discard, redone, three_nodes, write_input  # noqa: E402
-from color_model import write_artifact  # noqa: E402
-from record import RESULTS, environment, keep  # noqa: E402
-from s3_server import BUCKET, faulty, s3_server, seeded  # noqa: E402
-from s3_server import environment as s3_environment  # noqa: E402
+from chaos import VICTIMS, Chaos, compare, discard, redone, three_nodes, write_input
+from color_model import write_artifact
+from record import RESULTS, environment, keep
+from s3_server import BUCKET, faulty, s3_server, seeded
+from s3_server import environment as s3_environment
 
 ROWS = 6000
 KILLS_A_JOB = 10

@@ -282,11 +282,11 @@ def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
     from cluster.shipping import pack
 
     counts = parse_workers(job.options.workers)
-    with ray_session(job.options.address, machine_cores()):
+    with ray_session(job.options.address, machine_cores()) as ours:
         pool = RayPool(
             pack(job.artifact),
             job.spec,
-            lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused),
+            lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused, sharing=ours),
         )
         meter = RayMeter(job=job_id(job.output.uri), model=job.record.model)
         try:

@@ -28,7 +28,7 @@ from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
@@ -54,8 +54,8 @@ Arrange = Callable[[list[Node], Refused], list[Seat]]
 
 
 @contextmanager
-def ray_session(address: str | None, cores: int) -> Iterator[None]:
-    """Be connected to Ray.
+def ray_session(address: str | None, cores: int) -> Iterator[bool]:
+    """Be connected to Ray, and yield whether its cluster was started here for that.
 
     Args:
         address: Of a cluster; ``RAY_ADDRESS`` counts too; without either one is started here.
@@ -65,7 +65,7 @@ def ray_session(address: str | None, cores: int) -> Iterator[None]:
         PoolError: There is no cluster at *address*, or none could be started.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -81,7 +81,7 @@ def ray_session(address: str | None, cores: int) -> Iterator[None]:
                 f"Ray at {address!r} cannot be used: {' '.join(str(error).split())[:300]}; --local runs without Ray"
             ) from None
         try:
-            yield
+            yield address == "local"
         finally:
             ray.shutdown()
 
@@ -276,6 +276,8 @@ class RayPool:
             return Kind.LOST, "its node was lost"
         if isinstance(error, ActorUnschedulableError) or "node has died" in str(error) or "node died" in str(error):
             return Kind.LOST, f"its node was lost ({said})"
+        if isinstance(error, ActorUnavailableError):
+            return Kind.LOST, f"its worker is out of reach ({said})"
         if isinstance(error, RayActorError):
             return Kind.CRASH, f"its worker process died ({said})"
         return Kind.ERROR, f"Ray failed: {said}"

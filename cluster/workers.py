@@ -11,7 +11,8 @@ Rules:
     * A worker with one core infers and decodes on it, one thread each. With more, a quarter decodes
       and the rest infers: for a MobileNetV2 that is how the work divides (decode and resize
       2.6 ms, inference 8 ms). Beside an accelerator all of them decode.
-    * Workers beyond the cores share them: each reserves its part of one.
+    * Workers beyond the cores share them, each reserving its part of one, where the cluster is this
+      machine; elsewhere those beyond wait for nodes to come.
 """
 
 from __future__ import annotations
@@ -136,7 +137,13 @@ def _threads(cores: int) -> Threads:
 
 
 def seats(
-    nodes: Sequence[Node], counts: Counts | None, provider: str, most: int, refused: Refused = frozenset()
+    nodes: Sequence[Node],
+    counts: Counts | None,
+    provider: str,
+    most: int,
+    refused: Refused = frozenset(),
+    *,
+    sharing: bool = False,
 ) -> list[Seat]:
     """Return the seats that a job has in a cluster, the accelerated ones first.
 
@@ -146,8 +153,16 @@ def seats(
         provider: What the job was asked to run on, or ``auto``.
         most: Seats that there is work for.
         refused: What does not work.
+        sharing: Whether more workers than cores share them.
     """
-    found = _bound(nodes, provider, refused) if counts is None else _wanted(nodes, counts, provider, refused)
+    if counts is None:
+        found = _bound(nodes, provider, refused)
+    else:
+        cores = sum(node.cores for node in nodes)
+        largest = max((node.cores for node in nodes), default=1)
+        total = sum(counts.values())
+        division = divide(cores if sharing else max(cores, total), total, largest)
+        found = _wanted(division, counts, provider, refused)
     chosen = list(islice(found, most))
     if chosen or refused or counts is not None:
         return chosen
@@ -189,10 +204,8 @@ def _accelerators(provider: str) -> tuple[str, ...]:
     return (ACCELERATOR if need == "GPU" else provider,) if need else ()
 
 
-def _wanted(nodes: Sequence[Node], counts: Counts, provider: str, refused: Refused) -> Iterator[Seat]:
+def _wanted(division: Division, counts: Counts, provider: str, refused: Refused) -> Iterator[Seat]:
     """Yield the seats that were asked for by number."""
-    cores = sum(node.cores for node in nodes)
-    division = divide(cores, sum(counts.values()), max((node.cores for node in nodes), default=1))
     for kind, number in sorted(counts.items(), key=lambda item: (item[0] in HOST, item[0])):
         if (kind, None) in refused:
             continue

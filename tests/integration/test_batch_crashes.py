@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from batch_runs import (
     write_deadly_rows,
 )
 from color_model import write_artifact, write_rows
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 from runtime.proof import prove_isolated
@@ -127,6 +130,20 @@ def test_a_gpu_on_which_nothing_is_proven_leaves_the_cores_to_work(batch, cluste
     assert [remark.partition(" on node ")[0] for remark in summary["remarks"]] == ["no gpu workers"]
     assert summary["workers"] == 2
     assert_every_row_once(tmp_path / "out", ROWS, ())
+
+
+def asked(cluster: Cluster) -> list[dict[str, float]]:
+    """Return what the autoscaler of *cluster* was asked for."""
+    found = GcsClient(address=cluster.address).internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL, None)
+    return json.loads(found or b"[]")
+
+
+def test_workers_asked_for_by_number_are_asked_of_the_autoscaler(batch, cluster, slow_rows, tmp_path):
+    driver = batch(slow_rows, "--address", cluster.address, "--workers", "gpu=1,cpu=3", "--shard-rows", "50")
+    wait_until(lambda: asked(cluster) == [{"CPU": 1, "GPU": 1}, *[{"CPU": 1}] * 3], "a request")
+    finish(driver)
+    assert asked(cluster) == []
+    assert_every_row_once(tmp_path / "out", 2000, ())
 
 
 def test_nodes_join_and_leave_a_running_job(batch, cluster, slow_rows, tmp_path):

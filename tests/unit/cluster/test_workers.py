@@ -96,6 +96,11 @@ def test_numbers_are_taken_as_they_are_the_accelerated_first():
     assert who(seats([PLAIN], counts, "auto", 100, frozenset({("cuda", None)}))) == {("cpu", None): 3}
 
 
+def test_more_workers_than_cores_share_them_here_and_wait_for_nodes_elsewhere():
+    assert {seat.cpus for seat in seats([PLAIN], {"cpu": 12}, "auto", 100, sharing=True)} == {0.25}
+    assert {seat.cpus for seat in seats([PLAIN], {"cpu": 12}, "auto", 100)} == {1}
+
+
 def test_a_node_that_joins_brings_its_workers_and_leaves_the_others_theirs():
     before = Counter(seats([PLAIN], None, "auto", 100))
     after = Counter(seats([PLAIN, PHONE], None, "auto", 100))
