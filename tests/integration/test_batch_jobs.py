@@ -16,6 +16,7 @@ import httpx
 import pytest
 from color_model import LABELS, write_artifact, write_rows
 from fleet_lab import lab, wait_for
+from postgres_server import postgres_url
 from prometheus_client.parser import text_string_to_metric_families
 from ray_head import RayHead, ray_head
 
@@ -267,3 +268,22 @@ def test_a_job_of_the_queue_is_cancelled_and_a_stopped_server_gives_back(queue: 
     batch.run("cancel", job)
     batch.wait(job, "cancelled")
     assert len(written_by(tmp_path / "out")) > 0
+
+
+def test_a_queue_on_postgresql_keeps_its_history_over_a_restart(tmp_path: Path) -> None:
+    with postgres_url() as database, lab(tmp_path / "lab") as opened:
+        artifact = write_artifact(tmp_path / "artifact")
+        publish(ModelStore.open(opened.home / "store"), artifact.root, artifact.manifest)
+        write_inputs(tmp_path)
+        url = opened.start_controller("--database", database)["url"]
+        batch = Batch(tmp_path, opened.home, "--controller", url)
+        made = batch.submit("rows", "out", "--model", "color", "--priority", "-3")
+        assert batch.submit("rows", "out", "--model", "color", "--priority", "-3") == made
+        other = ("--model", "color", "--input", "slow", "--output", "out")
+        assert "it differs in: input" in batch.run("submit", *other, expect=1)[1]
+        assert batch.json("cancel", "out")["state"] == "cancelled"
+        assert opened.stop_controller() == 0
+        url = opened.start_controller("--database", database)["url"]
+        (kept,) = Batch(tmp_path, opened.home, "--controller", url).json("list")
+        assert (kept["id"], kept["state"], kept["priority"]) == (made["id"], "cancelled", -3)
+        assert list(kept["models"]) == ["color@1"]
