@@ -114,7 +114,7 @@ def _to_ray(jobs: RayJobs, given: dict[str, Any]) -> JobView:
     if given["priority"] is not None:
         raise UsageError("--priority is of the controller's queue: give --controller")
     models = find_models(_model_names(given), given["store"])
-    request = JobRequest(models=models.names, **_asked(given))
+    request = JobRequest(models=list(models.digests), **_asked(given))
     return jobs.submit(request, models, _environment(given["runtime_env"]))
 
 

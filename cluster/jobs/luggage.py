@@ -10,12 +10,13 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,18 +39,18 @@ class Models:
 
     Attributes:
         carried: Those that travel with it.
-        references: ``NAME@VERSION`` of those that the job finds in *store*.
+        references: Digest of the manifest by ``NAME@VERSION``, of those that the job finds in *store*.
         store: URI of an object store; ``None`` if all are carried.
     """
 
     carried: tuple[Artifact, ...] = ()
-    references: tuple[str, ...] = ()
+    references: Mapping[str, str] = field(default_factory=dict)
     store: str | None = None
 
     @property
-    def names(self) -> list[str]:
-        """``NAME@VERSION`` of all."""
-        return [artifact.manifest.reference for artifact in self.carried] or list(self.references)
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the manifest by ``NAME@VERSION``, of all."""
+        return {artifact.manifest.reference: artifact.digest for artifact in self.carried} or dict(self.references)
 
     @property
     def on_cluster(self) -> list[str]:
@@ -69,12 +70,11 @@ def find_models(references: Sequence[str], store: str | None) -> Models:
         opened = ModelStore.open(store) if store else None
         return Models(carried=tuple(resolve_artifact(reference, opened) for reference in references))
     opened = ModelStore.open(store)
-    pinned = []
+    pinned = {}
     for name, version in map(parse_reference, references):
         found = opened.latest(name) if version is None else version
-        opened.manifest_bytes(name, found)  # raises if it is not there
-        pinned.append(f"{name}@{found}")
-    return Models(references=tuple(pinned), store=store)
+        pinned[f"{name}@{found}"] = hashlib.sha256(opened.manifest_bytes(name, found)).hexdigest()
+    return Models(references=pinned, store=store)
 
 
 def _folder(artifact: Artifact) -> str:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from cluster.commit import OutputDirectory
 from cluster.errors import OutputError
-from cluster.report import Summary
+from cluster.report.facts import ReportFacts
+from cluster.report.sections import render_report
 from cluster.storage import open_store
 from runtime.errors import VedetteError
 from runtime.protocol.jobs import Progress
 
-__all__ = ["REPORT", "progress_of", "read_report", "write_report"]
+__all__ = ["PAGE", "REPORT", "progress_of", "read_report", "write_report"]
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 
 
-def write_report(output: OutputDirectory, summary: Summary) -> None:
-    """Keep *summary* beside the rows; a run that found all done does not replace the report of one that worked."""
-    if summary.shards["committed"] or output.store.read(REPORT) is None:
-        data = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False) + "\n"
+def write_report(output: OutputDirectory, facts: Callable[[], ReportFacts], *, worked: bool) -> None:
+    """Keep what there is to say beside the rows, for programs and for people.
+
+    Args:
+        output: Of the finished job.
+        facts: Gathers it.
+        worked: Whether this run did anything; one that found all done does not replace the report of one that worked.
+    """
+    if worked or output.store.read(REPORT) is None:
+        gathered = facts()
+        data = json.dumps(gathered.as_dict(), indent=1, ensure_ascii=False) + "\n"
+        output.store.put(PAGE, render_report(gathered))
         output.store.put(REPORT, data.encode())
 
 

@@ -36,7 +36,8 @@ __all__ = ["DEFAULT_ADDRESS", "RayJobs", "reason_of"]
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONNECT_TIMEOUT = 5.0  # seconds
-METADATA = "vedette"  # key under which a run says what it was asked for
+METADATA = "vedette"  # key under which a run says what it was asked for ...
+MODELS = "vedette_models"  # ... and the digests of its models
 STATES: Mapping[str, JobState] = {
     "PENDING": JobState.QUEUED,
     "RUNNING": JobState.RUNNING,
@@ -103,10 +104,10 @@ class RayJobs:
         job = job_id(request.output)
         runs = self._runs().get(job, [])
         if runs and not runs[-1].state.ended:
-            return _same(runs[-1], request)
+            return _same(runs[-1], request, models)
         run = f"{job}-{len(runs) + 1}"
         extra = {"store": models.store} if models.store else {}
-        metadata = {METADATA: request.model_dump_json()}
+        metadata = {METADATA: request.model_dump_json(), MODELS: json.dumps(models.digests)}
         with luggage(models, environment) as runtime_env, self._explained():
             try:
                 self._client.submit_job(
@@ -118,7 +119,7 @@ class RayJobs:
             except RuntimeError as error:
                 if f"{run} already exists" not in str(error):
                     raise
-        return _same(self.status(job), request)
+        return _same(self.status(job), request, models)
 
     def _runs(self) -> dict[str, list[JobView]]:
         """Return the runs of every job of ours, the newest last."""
@@ -141,7 +142,7 @@ class RayJobs:
             id=job_id(request.output),
             state=state,
             priority=request.priority,
-            models=dict.fromkeys(request.models, ""),
+            models=json.loads(detail.metadata[MODELS]),
             input=request.input,
             output=request.output,
             options=request.options,
@@ -218,15 +219,14 @@ def _time(milliseconds: int | None) -> datetime | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
-def _same(live: JobView, request: JobRequest) -> JobView:
-    """Return the run *live* if it is one of *request*.
+def _same(live: JobView, request: JobRequest, models: Models) -> JobView:
+    """Return the run *live* if it is one of *request* with *models*.
 
     Raises:
         OtherJobError: It is another job's.
     """
-    asked = json.loads(request.model_dump_json())
-    found = json.loads(live.model_dump_json()) | {"models": list(live.models)}
-    differing = [part for part in ("models", "input", "options") if asked[part] != found[part]]
+    asked = {"models": models.digests, "input": request.input, "options": request.options}
+    differing = [part for part, value in asked.items() if getattr(live, part) != value]
     if differing:
         raise OtherJobError(
             f"job {live.id} is {live.state.value} and writes {live.output}; it differs in: {', '.join(differing)}. "

@@ -214,7 +214,7 @@ class JobServer:
             if followed.lost:
                 return None
             if followed.cancelling and not stopped:
-                self._ray.cancel(view.id)
+                self._patiently(lambda: self._ray.cancel(job_id(job.output)))
                 stopped = True
             time.sleep(POLL)
             if time.monotonic() - looked >= self._seconds / BEATS:
@@ -243,10 +243,9 @@ def _check_digests(job: JobView, models: Models) -> None:
     Raises:
         ArtifactError: One is another.
     """
-    for artifact in models.carried:
-        reference = artifact.manifest.reference
-        if job.models[reference] != artifact.digest:
+    for reference, digest in models.digests.items():
+        if job.models[reference] != digest:
             raise ArtifactError(
-                f"model {reference} of this store has the digest {artifact.digest}; the controller's has "
+                f"model {reference} of this store has the digest {digest}; the controller's has "
                 f"{job.models[reference]}: serve with the --store of the controller"
             )

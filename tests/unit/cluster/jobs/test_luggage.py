@@ -33,7 +33,7 @@ def test_a_model_of_a_path_or_a_store_here_travels_whole(store, tmp_path):
     ):
         models = find_models([reference], place)
         assert models.on_cluster == ["./models/color@1"]
-        assert (models.names, models.store) == (["color@1"], None)
+        assert (models.digests, models.store) == ({"color@1": models.carried[0].digest}, None)
         with luggage(models) as environment:
             packed = Artifact.open(Path(environment["working_dir"]) / "models/color@1", digest=models.carried[0].digest)
             packed.verify()
@@ -42,9 +42,10 @@ def test_a_model_of_a_path_or_a_store_here_travels_whole(store, tmp_path):
 
 def test_a_model_of_an_object_store_is_pinned_and_stays_there(store, monkeypatch):
     uri = "s3://models"
-    monkeypatch.setattr(ModelStore, "open", lambda given: {uri: store}[given])
+    monkeypatch.setattr(ModelStore, "open", lambda given: {uri: store, store.uri: store}[given])
     models = find_models(["color"], uri)
-    assert (models.on_cluster, models.names, models.store) == (["color@1"], ["color@1"], uri)
+    assert (models.on_cluster, models.store) == (["color@1"], uri)
+    assert models.digests == find_models(["color"], store.uri).digests
     with luggage(models) as environment:
         assert not (Path(environment["working_dir"]) / "models").exists()
     with pytest.raises(ModelNotFoundError, match="has no version 7"):

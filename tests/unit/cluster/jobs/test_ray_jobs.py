@@ -14,7 +14,7 @@ from cluster.jobs.request import job_id
 from runtime.errors import UsageError
 from runtime.protocol.jobs import JobRequest, JobState
 
-PINNED = Models(references=("color@1",), store="s3://models")
+PINNED = Models(references={"color@1": "a" * 64}, store="s3://models")
 
 
 class Server:
@@ -80,6 +80,12 @@ def test_another_job_for_the_output_is_refused_while_one_writes_it(jobs, request
     other = request_.model_copy(update={"input": "/other", "options": {}})
     with pytest.raises(OtherJobError, match=r"is running and writes .*; it differs in: input, options"):
         jobs.submit(other, PINNED)
+
+
+def test_another_model_of_the_same_name_is_another_job(jobs, request_):
+    assert jobs.submit(request_, PINNED).models == {"color@1": "a" * 64}
+    with pytest.raises(OtherJobError, match="it differs in: models"):
+        jobs.submit(request_, Models(references={"color@1": "b" * 64}, store="s3://models"))
 
 
 def test_of_two_who_submit_at_once_one_starts_the_run(jobs, server, request_):
