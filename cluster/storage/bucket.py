@@ -130,7 +130,7 @@ class Bucket:
             raise FileExistsError(self.where(key))
 
     def _lost(self, key: str) -> bool:
-        """Return ``False``: something is at *key*; `obstore` calls it so, too, when S3 says that writers collided (409).
+        """Return ``False``: something is at *key*; `obstore` says so, too, when S3 says that writers collided (409).
 
         Raises:
             GenericError: Nothing is there.

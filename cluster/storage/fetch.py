@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,13 +69,17 @@ class Fetcher:
 
     @cached_property
     def _executor(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="fetch")
+        executor = ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="fetch")
+        weakref.finalize(self, executor.shutdown, wait=False)
+        return executor
 
     @cached_property
     def _client(self) -> httpx.Client:
         import httpx
 
-        return httpx.Client(follow_redirects=True, timeout=self.limits.timeout)
+        client = httpx.Client(follow_redirects=True, timeout=self.limits.timeout)
+        weakref.finalize(self, client.close)
+        return client
 
     def start(self, url: str) -> Future[Fetched]:
         """Begin to fetch *url*; the result is its bytes, or what is wrong with the row.

@@ -197,7 +197,7 @@ def test_when_all_fails_the_error_names_the_object_and_the_answer(proxy, place, 
 
 
 def test_a_bucket_that_is_not_there_is_said(proxy):
-    with pytest.raises(StorageError, match="s3://nowhere/x/a cannot be written: .*404"):
+    with pytest.raises(StorageError, match=r"s3://nowhere/x/a cannot be written: .*404"):
         open_store("s3://nowhere/x", HASTY).create("a", b"")
 
 
@@ -310,10 +310,12 @@ def write_wide(store: Store, key: str, rows: int = 64) -> pa.Table:
 def test_a_row_group_costs_few_requests_and_no_bytes_of_other_columns(store, proxy):
     table = write_wide(store, "in.parquet")
     proxy.seen.clear()
-    with closing(store.reader("in.parquet")) as reader:
-        with pq.ParquetFile(reader.source, pre_buffer=False, buffer_size=1 << 20) as file:
-            reader.expect(column_ranges(file.metadata, range(1), ["image", "number"]))
-            batches = list(file.iter_batches(batch_size=8, columns=["image", "number"]))
+    with (
+        closing(store.reader("in.parquet")) as reader,
+        pq.ParquetFile(reader.source, pre_buffer=False, buffer_size=1 << 20) as file,
+    ):
+        reader.expect(column_ranges(file.metadata, range(1), ["image", "number"]))
+        batches = list(file.iter_batches(batch_size=8, columns=["image", "number"]))
     assert pa.Table.from_batches(batches) == table.select(["image", "number"])
     assert proxy.count("HEAD") == 1
     assert proxy.count("GET") <= 4  # the footer, and 6.4 MB in pieces of 4

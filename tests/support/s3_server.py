@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, get_args
 
 Fault = Literal["500", "503", "429", "409", "drop", "lost", "cut", "hang"]
-"""An answer; the connection dropped unanswered, before or after the request was done; half a body; no answer in time."""
+"""An answer; a connection dropped before or after the request was done; half a body; no answer in time."""
 
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 HANG = 2.0  # seconds; then the connection is dropped
