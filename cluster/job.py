@@ -32,8 +32,9 @@ from cluster.jobs.outputs import write_report
 from cluster.jobs.request import job_id
 from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
 from cluster.pool import LocalPool, Pool
-from cluster.records import JobRecord
+from cluster.records import JobRecord, OutputManifest
 from cluster.report import Summary, Tally
+from cluster.report.facts import ReportFacts, gather
 from cluster.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.sources import Columns, Source, open_source
 from cluster.storage import is_remote
@@ -44,6 +45,7 @@ from cluster.workers import divide, machine_cores, parse_workers, seats
 from runtime.artifact import Artifact
 from runtime.home import Home
 from runtime.store import ModelStore, resolve_artifact
+from runtime.tasks import head_of
 from runtime.terminal import Progress, progress
 
 __all__ = ["BatchOptions", "Job", "plan_job", "run_batch"]
@@ -231,8 +233,20 @@ def run_batch(options: BatchOptions) -> Summary:
         working=working,
         elapsed=time.monotonic() - started,
     )
-    write_report(job.output, summary)
+    write_report(job.output, lambda: _facts(job, manifest, summary), worked=summary.shards["committed"] > 0)
     return summary
+
+
+def _facts(job: Job, manifest: OutputManifest, summary: Summary) -> ReportFacts:
+    commits = job.output.commits()
+    return gather(
+        job.output,
+        record=job.record,
+        manifest=manifest,
+        done=[(shard, commits[shard.id]) for shard in job.shards],
+        summary=summary,
+        result=head_of(job.artifact.manifest).result,
+    )
 
 
 def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, float]:

@@ -1,0 +1,106 @@
+"""What a model said of a whole dataset: how often each class, and how sure; streamed over the output's own columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.commit import OutputDirectory
+from cluster.records import OutputManifest
+from runtime.tasks import Classification, Detections, Instances, Prediction, Segmentation
+
+__all__ = ["SCORE_BINS", "Classes", "count_classes"]
+
+SCORE_BINS = 20  # of equal width from 0 to 1
+ROWS = 65_536  # in memory at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """How often each class was answered.
+
+    Attributes:
+        unit: What is counted: ``images``, ``boxes``, ``objects`` or ``pixels``.
+        counts: By class, the most frequent first; ``(none)`` for answers without a class.
+        scores: How many have a score in each of `SCORE_BINS` intervals from 0 to 1; empty where there are no scores,
+            or where they are no probabilities.
+    """
+
+    unit: str
+    counts: Mapping[str, int]
+    scores: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """How to count a kind of result: its columns, the unit, and (labels, weights, scores) of a batch of them."""
+
+    columns: tuple[str, ...]
+    unit: str
+    take: Callable[[pa.RecordBatch], tuple[pa.Array, pa.Array | None, pa.Array | None]]
+
+
+def _members(column: str, *fields: str) -> Callable[[pa.RecordBatch], Iterator[pa.Array]]:
+    return lambda batch: (pc.struct_field(pc.list_flatten(batch.column(column)), name) for name in fields)
+
+
+def _scored(column: str) -> Callable[[pa.RecordBatch], tuple[pa.Array, None, pa.Array]]:
+    def take(batch: pa.RecordBatch) -> tuple[pa.Array, None, pa.Array]:
+        labels, scores = _members(column, "label", "score")(batch)
+        return labels, None, scores
+
+    return take
+
+
+def _weighted(batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array, None]:
+    labels, pixels = _members("classes", "label", "pixels")(batch)
+    return labels, pixels, None
+
+
+COUNTED: Mapping[type[Prediction], _Counted] = {
+    Classification: _Counted(("label", "score"), "images", lambda b: (b.column("label"), None, b.column("score"))),
+    Detections: _Counted(("detections",), "boxes", _scored("detections")),
+    Instances: _Counted(("instances",), "objects", _scored("instances")),
+    Segmentation: _Counted(("classes",), "pixels", _weighted),
+}
+"""By kind of result; others have no classes."""
+
+
+def count_classes(output: OutputDirectory, manifest: OutputManifest, result: type[Prediction]) -> Classes | None:
+    """Return how often each class is in a finished output; ``None`` where the *result* has no classes.
+
+    Raises:
+        OSError: A file cannot be read.
+        pa.ArrowException: It is damaged.
+    """
+    how = COUNTED.get(result)
+    if how is None:
+        return None
+    counts: Counter[str] = Counter()
+    bins = np.zeros(SCORE_BINS, np.int64)
+    probable = result is not Segmentation
+    for written in manifest.data:
+        with closing(output.store.reader(written.path)) as file, pq.ParquetFile(file.source) as parquet:
+            for batch in parquet.iter_batches(batch_size=ROWS, columns=list(how.columns)):
+                labels, weights, scores = how.take(batch)
+                _count(counts, labels, weights)
+                if scores is not None and probable:
+                    values = scores.drop_null().to_numpy(zero_copy_only=False)
+                    probable = bool(((values >= 0) & (values <= 1 + 1e-6)).all())
+                    bins += np.histogram(values, SCORE_BINS, (0, 1 + 1e-6))[0]
+    ranked = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+    return Classes(unit=how.unit, counts=ranked, scores=tuple(bins.tolist()) if probable else ())
+
+
+def _count(counts: Counter[str], labels: pa.Array, weights: pa.Array | None) -> None:
+    ones = pa.array(np.ones(len(labels), np.int64)) if weights is None else weights
+    summed = pa.table({"label": labels, "n": ones}).group_by("label").aggregate([("n", "sum")])
+    for label, number in zip(summed.column("label").to_pylist(), summed.column("n_sum").to_pylist(), strict=True):
+        counts["(none)" if label is None else label] += number or 0
