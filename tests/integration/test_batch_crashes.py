@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("crashes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VEDETTE_HOME", str(path / "home"))
-        patch.setenv("PYTHONPATH", str(DEADLY))
+        patch.setenv("PYTHONPATH", str(DEADLY), prepend=os.pathsep)
         yield path
 
 
@@ -69,7 +69,7 @@ def batch(model: Path, place: Path, tmp_path: Path) -> Iterator[Callable[..., su
     started: list[subprocess.Popen[str]] = []
 
     def run(rows: Path, *arguments: str) -> subprocess.Popen[str]:
-        env = {"VEDETTE_HOME": str(place / "home"), "PYTHONPATH": str(DEADLY)}
+        env = {"VEDETTE_HOME": str(place / "home")}  # and PYTHONPATH is the module's
         started.append(start(model, rows, tmp_path / "out", *arguments, env=env))
         return started[-1]
 
