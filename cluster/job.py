@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -35,12 +35,13 @@ from cluster.pool import LocalPool, Pool
 from cluster.records import JobRecord, OutputManifest
 from cluster.report import Summary, Tally
 from cluster.report.facts import ReportFacts, gather
+from cluster.sampling import Sample, limited
 from cluster.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.sources import Columns, Source, open_source
 from cluster.storage import is_remote
 from cluster.storage.fetch import FetchLimits
 from cluster.tasks import Outcome
-from cluster.worker import ShardWorker, WorkerSpec
+from cluster.worker import WORKER_MEMORY, ShardWorker, WorkerSpec
 from cluster.workers import divide, machine_cores, parse_workers, seats
 from runtime.artifact import Artifact
 from runtime.home import Home
@@ -49,6 +50,8 @@ from runtime.tasks import head_of
 from runtime.terminal import Progress, progress
 
 __all__ = ["BatchOptions", "Job", "plan_job", "run_batch"]
+
+MIB = 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +65,13 @@ class BatchOptions:
         image_column: Of Parquet; found out if ``None``.
         keep: Columns that pass through; ``COLUMN`` or ``COLUMN=NAME``.
         filter: Expression; see `cluster.filters`.
+        sample: Fraction of the rows to take, before the filter; all if ``None``.
+        seed: Of the sample.
+        limit: Take so many rows of the sample, or of all, at most, before the filter; all if ``None``.
         workers: ``auto``, ``N`` or ``KIND=N,...``; see `cluster.workers`.
         provider: Execution provider, or ``auto``.
         batch_size: Images an inference.
+        worker_memory: MiB that the images in the buffers of each worker may have.
         fetch_concurrency: Images that each worker fetches at a time where a column names them by URL.
         shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
         max_bad_rows: More quarantined rows end the job; unbounded if ``None``.
@@ -82,9 +89,13 @@ class BatchOptions:
     image_column: str | None = None
     keep: tuple[str, ...] = ()
     filter: str | None = None
+    sample: float | None = None
+    seed: int = 0
+    limit: int | None = None
     workers: str = "auto"
     provider: str = "auto"
     batch_size: int = 16
+    worker_memory: int = WORKER_MEMORY // MIB
     fetch_concurrency: int = 16
     shard_rows: int | None = None
     max_bad_rows: int | None = None
@@ -153,8 +164,13 @@ def plan_job(options: BatchOptions) -> Job:
     output = OutputDirectory.open(options.output)
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
     keep = named_apart(map(Kept.parse, options.keep), artifact.manifest)
-    columns = Columns(image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter)
+    sample = None if options.sample is None else Sample(fraction=options.sample, seed=options.seed)
+    columns = Columns(
+        image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter, sample=sample
+    )
     source = open_source(options.input, columns)
+    if options.limit is not None:
+        source = replace(source, files=tuple(limited(source.files, options.limit, sample)))
     _check_apart(output.uri, source)
     kept = tuple(kept_fields(source.schema, keep))
     schema = output_schema(artifact.manifest, kept)
@@ -169,6 +185,8 @@ def plan_job(options: BatchOptions) -> Job:
             "image column": source.columns.image,
             "keep": list(options.keep),
             "filter": options.filter,
+            "sample": None if sample is None else [sample.fraction, sample.seed],
+            "limit": options.limit,
             "shard rows": limits.rows,
             "shard bytes": limits.size,
         },
@@ -182,6 +200,7 @@ def plan_job(options: BatchOptions) -> Job:
         batch_size=options.batch_size,
         provider=options.provider,
         fetch=FetchLimits(concurrency=options.fetch_concurrency),
+        memory=options.worker_memory * MIB,
     )
     return Job(
         options=options,

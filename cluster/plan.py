@@ -1,11 +1,12 @@
 """Cut an input into shards: the pure core of planning.
 
 Rules:
-    * Every row of every file is in exactly one shard; a shard never spans two files.
+    * Every row of every file is in exactly one shard.
     * The plan is a function of the files (path, etag, row groups) and the limits alone: not of the
       number of workers, the clock or the order in which a directory was listed. So the same command
       finds its own shards again, and that is what resuming is.
-    * Small row groups are joined up to the limits; a row group above a limit is cut into even ranges.
+    * Small row groups are joined up to the limits, those of several files, too; a row group above a
+      limit is cut into even ranges.
     * Only descriptors are made here; no pixel is read (`cluster.sources` reads the footers).
 """
 
@@ -13,10 +14,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["SHARD_BYTES", "InputFile", "RowGroup", "Shard", "ShardLimits", "default_shard_rows", "plan_shards"]
+__all__ = [
+    "SHARD_BYTES",
+    "FileRange",
+    "InputFile",
+    "RowGroup",
+    "Shard",
+    "ShardLimits",
+    "default_shard_rows",
+    "plan_shards",
+]
 
 SHARD_BYTES = 128 * 1024**2  # of the columns that are read, uncompressed
 SHARD_ROWS_RANGE = (128, 8192)
@@ -52,12 +62,10 @@ class InputFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """A range of rows of one file: the unit of work, of retry and of commit.
+class FileRange:
+    """A range of rows of one file.
 
     Attributes:
-        id: Its place in the plan and a digest of what it is: ``00017-3fa9c1d2``.
-        reader: Key of the reader in `cluster.sources.READERS`.
         path: Of the file, as in `InputFile`.
         etag: That the file must still have.
         start: First row, counted from the start of the file.
@@ -67,8 +75,6 @@ class Shard:
         size: About how many bytes will be read.
     """
 
-    id: str
-    reader: str
     path: str
     etag: str
     start: int
@@ -82,12 +88,48 @@ class Shard:
         """How many rows it has."""
         return self.stop - self.start
 
+    def __str__(self) -> str:
+        return f"{self.path} rows {self.start}-{self.stop - 1}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Ranges of rows of one file or several: the unit of work, of retry and of commit.
+
+    Attributes:
+        id: Its place in the plan and a digest of what it is: ``00017-3fa9c1d2``.
+        reader: Key of the reader in `cluster.reading.READERS`.
+        ranges: At least one, each with at least one row, in the order of the input.
+    """
+
+    id: str
+    reader: str
+    ranges: tuple[FileRange, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(one.rows for one in self.ranges)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes will be read."""
+        return sum(one.size for one in self.ranges)
+
     def part(self, first: int, end: int) -> Shard:
         """Return the rows [*first*, *end*) of it, counted from its first, as a shard of the same id."""
-        return replace(self, start=self.start + first, stop=self.start + end)
+        chosen, offset = [], 0
+        for one in self.ranges:
+            start, stop = max(first - offset, 0), min(end - offset, one.rows)
+            if start < stop:
+                size = one.size * (stop - start) // one.rows
+                chosen.append(replace(one, start=one.start + start, stop=one.start + stop, size=size))
+            offset += one.rows
+        return replace(self, ranges=tuple(chosen))
 
     def __str__(self) -> str:
-        return f"{self.id} ({self.path} rows {self.start}-{self.stop - 1})"
+        others = len(self.ranges) - 1
+        return f"{self.id} ({self.ranges[0]}{f' and {others} other file(s)' if others else ''})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,18 +145,6 @@ class ShardLimits:
     size: int = SHARD_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Rows [start, stop) of a file, in its row groups [first, end), the first of which begins at *group_start*."""
-
-    first: int
-    end: int
-    group_start: int
-    start: int
-    stop: int
-    size: int
-
-
 def default_shard_rows(rows: int) -> int:
     """Return the rows of a shard for an input of *rows* rows: about 64 shards, within bounds."""
     low, high = SHARD_ROWS_RANGE
@@ -123,70 +153,69 @@ def default_shard_rows(rows: int) -> int:
 
 def plan_shards(files: Sequence[InputFile], limits: ShardLimits, *, reader: str) -> tuple[Shard, ...]:
     """Return the shards of *files*, in the order of the files' paths and of the rows in them."""
-    spans = (
-        (file, span) for file in sorted(files, key=lambda file: file.path) for span in _cut_file(file.groups, limits)
-    )
+    groups = (group for file in sorted(files, key=lambda file: file.path) for group in _groups(file))
     return tuple(
-        Shard(
-            id=f"{index:05d}-{_digest(file, span)}",
-            reader=reader,
-            path=file.path,
-            etag=file.etag,
-            start=span.start,
-            stop=span.stop,
-            groups=(span.first, span.end),
-            group_start=span.group_start,
-            size=span.size,
-        )
-        for index, (file, span) in enumerate(spans)
+        Shard(id=f"{index:05d}-{_digest(ranges)}", reader=reader, ranges=ranges)
+        for index, ranges in enumerate(_pack(groups, limits))
     )
 
 
-def _digest(file: InputFile, span: _Span) -> str:
-    identity = json.dumps([file.path, file.etag, span.start, span.stop])
+def _digest(ranges: Sequence[FileRange]) -> str:
+    identity = json.dumps([[one.path, one.etag, one.start, one.stop] for one in ranges])
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
-def _cut_file(groups: Sequence[RowGroup], limits: ShardLimits) -> Iterator[_Span]:
-    """Yield spans that cover all rows of *groups* once, in order."""
-    open_span: _Span | None = None
+def _groups(file: InputFile) -> Iterator[FileRange]:
+    """Yield the row groups of *file* that have rows."""
     position = 0
-    for index, group in enumerate(groups):
-        span = _Span(index, index + 1, position, position, position + group.rows, group.size)
+    for index, group in enumerate(file.groups):
+        if group.rows:
+            yield FileRange(
+                path=file.path,
+                etag=file.etag,
+                start=position,
+                stop=position + group.rows,
+                groups=(index, index + 1),
+                group_start=position,
+                size=group.size,
+            )
         position += group.rows
-        if group.rows == 0:
+
+
+def _pack(groups: Iterable[FileRange], limits: ShardLimits) -> Iterator[tuple[FileRange, ...]]:
+    """Yield what goes into each shard: all rows of *groups* once, in order."""
+    packed: list[FileRange] = []
+    rows = size = 0
+    for group in groups:
+        if packed and not _fits(rows + group.rows, size + group.size, limits):
+            yield tuple(packed)
+            packed, rows, size = [], 0, 0
+        if not _fits(group.rows, group.size, limits):
+            yield from ((piece,) for piece in _cut(group, limits))
             continue
-        if open_span and _fits(joined := _join(open_span, span), limits):
-            open_span = joined
-            continue
-        if open_span:
-            yield open_span
-        open_span = span if _fits(span, limits) else None
-        if open_span is None:
-            yield from _cut_group(span, limits)
-    if open_span:
-        yield open_span
+        rows, size = rows + group.rows, size + group.size
+        if packed and packed[-1].path == group.path:
+            packed[-1] = _join(packed[-1], group)
+        else:
+            packed.append(group)
+    if packed:
+        yield tuple(packed)
 
 
-def _fits(span: _Span, limits: ShardLimits) -> bool:
-    return span.stop - span.start <= limits.rows and span.size <= limits.size
+def _fits(rows: int, size: int, limits: ShardLimits) -> bool:
+    return rows <= limits.rows and size <= limits.size
 
 
-def _join(left: _Span, right: _Span) -> _Span:
-    return _Span(left.first, right.end, left.group_start, left.start, right.stop, left.size + right.size)
+def _join(left: FileRange, right: FileRange) -> FileRange:
+    return replace(left, stop=right.stop, groups=(left.groups[0], right.groups[1]), size=left.size + right.size)
 
 
-def _cut_group(span: _Span, limits: ShardLimits) -> Iterator[_Span]:
+def _cut(group: FileRange, limits: ShardLimits) -> Iterator[FileRange]:
     """Yield the rows of one row group in pieces of nearly equal length within *limits*."""
-    rows = span.stop - span.start
-    pieces = min(rows, max(-(-rows // limits.rows), -(-span.size // limits.size)))
+    rows = group.rows
+    pieces = min(rows, max(-(-rows // limits.rows), -(-group.size // limits.size)))
     for piece in range(pieces):
         start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
-        yield _Span(
-            span.first,
-            span.end,
-            span.group_start,
-            span.start + start,
-            span.start + stop,
-            span.size * (stop - start) // rows,
+        yield replace(
+            group, start=group.start + start, stop=group.start + stop, size=group.size * (stop - start) // rows
         )

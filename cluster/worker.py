@@ -5,13 +5,15 @@ Rules:
     * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
       shard and the beginning of the next, when two threads run one each.
     * At most `Threads.infer` batches are in the session at a time.
-    * Memory is bounded by batches in buffers: (decode threads + 6) batches a running shard.
+    * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
+      smaller where its images are so large that `WorkerSpec.memory` would not do.
     * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
     * Rows that are known to kill processes are spared: they go to quarantine, and nobody looks at them.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -25,25 +27,29 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.blocks import Block, BlockLimits, Image
 from cluster.commit import Attempt, BadRow, OutputDirectory
 from cluster.crashes import Part, pieces
 from cluster.errors import CommitLostError, StoppedError
 from cluster.pipeline import StageClock, map_ahead, prefetch
 from cluster.plan import Shard
+from cluster.reading import READERS, shard_blocks
 from cluster.records import Commit
 from cluster.schema import file_metadata, output_schema, prediction_arrays, task_columns
-from cluster.sources import READERS, Block, Columns, Image
+from cluster.sources import Columns
 from cluster.storage.fetch import FETCH_LIMITS, FetchLimits
 from runtime.artifact import Artifact
 from runtime.errors import ImageError, ModelError
 from runtime.images import Decoded
+from runtime.manifest import Variant
 from runtime.predictor import Predictor
 from runtime.session import SessionOptions
 
-__all__ = ["STAGES", "ShardWorker", "Threads", "WorkerSpec"]
+__all__ = ["STAGES", "WORKER_MEMORY", "ShardWorker", "Threads", "WorkerSpec", "block_limits"]
 
 STAGES = ("read", "decode", "infer", "write")
 BUFFERED = 2  # batches between two stages
+WORKER_MEMORY = 1024**3  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,11 @@ class Threads:
         """Return what one worker has that stands for several: one session, used by several threads."""
         return Threads(session=self.session, decode=self.decode * workers, infer=self.infer * workers)
 
+    @property
+    def batches(self) -> int:
+        """How many batches are in buffers at most: of a shard for each inference, and of one more that overlaps."""
+        return (self.decode + 3 * BUFFERED) * (self.infer + 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
@@ -76,6 +87,7 @@ class WorkerSpec:
         batch_size: Images an inference.
         provider: Execution provider, or ``auto``.
         fetch: How images are fetched that a column names by URL.
+        memory: Bytes that the images in a worker's buffers may have; the model and libraries come on top.
     """
 
     output: str
@@ -84,6 +96,7 @@ class WorkerSpec:
     batch_size: int
     provider: str
     fetch: FetchLimits = FETCH_LIMITS
+    memory: int = WORKER_MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,27 @@ class _Rows:
     batch_size: int
 
 
+def block_limits(memory: int, threads: Threads, input_bytes: int, batch_size: int) -> BlockLimits:
+    """Return how big the batches of a worker are.
+
+    Args:
+        memory: Bytes for all batches in its buffers.
+        threads: Of the worker.
+        input_bytes: Of one row, once it is ready for the model.
+        batch_size: Rows at most.
+    """
+    size = max(1, memory // threads.batches)
+    return BlockLimits(rows=max(1, min(batch_size, size // max(1, input_bytes))), size=size)
+
+
+def _input_bytes(variant: Variant) -> int:
+    """Return the bytes of one row of the largest input of *variant*; sides that the graph leaves open count as 1."""
+    return max(
+        math.prod(side for side in tensor.shape[1:] if isinstance(side, int)) * np.dtype(tensor.dtype).itemsize
+        for tensor in variant.inputs
+    )
+
+
 class ShardWorker:
     """Run one artifact over shards, on one proven execution provider; `run` may be called by several threads."""
 
@@ -138,6 +172,7 @@ class ShardWorker:
         self._output = OutputDirectory.open(spec.output)
         self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
         self._model = artifact.manifest.reference
+        self._input_bytes = _input_bytes(self._predictor.variant)
         self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
         self._infer_slots = threading.BoundedSemaphore(threads.infer)
@@ -254,9 +289,9 @@ class ShardWorker:
 
     def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
         """Yield *rows* in blocks, each with whether its images may be looked at."""
-        reader = self._readers[rows.shard.reader]
+        limits = block_limits(self._spec.memory, self._threads, self._input_bytes, rows.batch_size)
         for part, usable in pieces(rows.part, rows.spared):
-            for block in reader.blocks(rows.shard.part(*part), rows.batch_size):
+            for block in shard_blocks(self._readers, rows.shard.part(*part), limits):
                 yield block, usable
 
     def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:

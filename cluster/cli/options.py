@@ -34,6 +34,16 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
     ),
     click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...]."),
     click.option(
+        "--sample",
+        type=click.FloatRange(0, 1, min_open=True),
+        metavar="FRACTION",
+        help="Part of the rows to take, each by chance, before --filter [default: all].",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --sample."),
+    click.option(
+        "--limit", type=click.IntRange(min=1), metavar="N", help="Take the first N rows, of the sample if there is one."
+    ),
+    click.option(
         "--workers",
         default="auto",
         show_default=True,
@@ -43,6 +53,14 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
     click.option("--provider", default="auto", show_default=True, help="Execution provider to run on."),
     click.option(
         "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Images an inference."
+    ),
+    click.option(
+        "--worker-memory",
+        type=click.IntRange(min=1),
+        default=1024,
+        show_default=True,
+        metavar="MIB",
+        help="Bound on the images in each worker's buffers; model and libraries come on top.",
     ),
     click.option(
         "--fetch-concurrency",

@@ -47,8 +47,8 @@ def root_of(output: OutputDirectory) -> Path:
 
 def do(output: OutputDirectory, shard: Shard, *, bad: int = 0, filtered: int = 0) -> Commit:
     with output.attempt(shard, SCHEMA) as attempt:
-        attempt.write(pa.table({"row": range(shard.start + bad + filtered, shard.stop)}))
-        attempt.quarantine([BadRow("/in", shard.start + n, "empty", "no bytes") for n in range(bad)])
+        attempt.write(pa.table({"row": range(shard.ranges[0].start + bad + filtered, shard.ranges[0].stop)}))
+        attempt.quarantine([BadRow("/in", shard.ranges[0].start + n, "empty", "no bytes") for n in range(bad)])
         attempt.publish()
         return attempt.commit(filtered=filtered, seconds={}, ran_on={})
 

@@ -29,6 +29,7 @@ from cluster.errors import (
     WorkersError,
 )
 from cluster.job import plan_job
+from cluster.sampling import Sample
 from cluster.tasks import Failure, Kind
 from cluster.worker import ShardWorker
 from runtime.errors import DatasetError, ModelError, ModelNotFoundError, UsageError
@@ -88,6 +89,43 @@ def test_filtered_rows_are_counted_and_their_images_not_looked_at(options, bad_r
     assert summary.rows == {"in": 100, "out": len(wanted), "quarantined": 1, "filtered": 99 - len(wanted)}
 
 
+def test_many_small_files_share_shards_and_a_job_goes_on_in_the_middle_of_them(options, tmp_path, monkeypatch):
+    for index in range(20):
+        write_rows(tmp_path / "in" / f"{index:02d}.parquet", 5, first=5 * index)
+    given = {"input": str(tmp_path / "in"), "keep": ("number",), "workers": "1", "shard_rows": 22}
+    job = plan_job(options(**given))
+    assert [len(shard.ranges) for shard in job.shards] == [4] * 5
+    run = ShardWorker.run
+
+    def failing(self, shard, **how):
+        if shard.id == job.shards[3].id:
+            raise InputChangedError("the disk was pulled out")
+        return run(self, shard, **how)
+
+    monkeypatch.setattr(ShardWorker, "run", failing)
+    with pytest.raises(ShardError, match="pulled out"):
+        run_batch(options(**given))
+    monkeypatch.undo()
+    assert run_batch(options(**given)).shards["resumed"] >= 1
+    table = read_output(options().output)
+    assert table.column("number").to_pylist() == list(range(100))
+    assert table.column("source_row").to_pylist() == [number % 5 for number in range(100)]
+    assert table.column("source_file").to_pylist() == [
+        str(tmp_path / "in" / f"{number // 5:02d}.parquet") for number in range(100)
+    ]
+    assert table.column("label_id").to_pylist() == [number % 3 for number in range(100)]
+
+
+def test_sample_and_limit_choose_rows_and_are_part_of_the_job(options, rows):
+    summary = run_batch(options(sample=0.5, seed=3, limit=20, keep=("number",)))
+    taken = read_output(options().output).column("number").to_pylist()
+    assert taken == Sample(fraction=0.5, seed=3).rows(str(rows), 0, 100).tolist()[:20]
+    assert summary.rows["in"] == summary.rows["out"] + summary.rows["filtered"] == taken[-1] + 1
+    for other in ({"seed": 4}, {"sample": 0.6}, {"limit": 21}):
+        with pytest.raises(OtherJobError, match=r"sample|limit|changed"):
+            run_batch(options(**{"sample": 0.5, "seed": 3, "limit": 20, **other}))
+
+
 def test_an_output_without_any_row_can_be_read(options, rows):
     run_batch(options(filter="number < 0"))
     assert read_output(options().output).num_rows == 0
@@ -106,7 +144,7 @@ def test_a_job_that_failed_goes_on_with_what_is_missing(options, rows, monkeypat
     run = ShardWorker.run
 
     def failing(self, shard, **how):
-        if shard.start >= 60:
+        if shard.ranges[0].start >= 60:
             raise InputChangedError("the disk was pulled out")
         return run(self, shard, **how)
 

@@ -17,12 +17,14 @@ files = st.lists(groups, max_size=4).map(
 limits = st.builds(ShardLimits, rows=st.integers(1, 200), size=st.integers(1, 20_000))
 
 
+def rows_of(shards):
+    return [(one.path, row) for shard in shards for one in shard.ranges for row in range(one.start, one.stop)]
+
+
 @given(files, limits)
 def test_every_row_is_in_exactly_one_shard(files, limits):
-    rows = [
-        (shard.path, row) for shard in plan_shards(files, limits, reader="r") for row in range(shard.start, shard.stop)
-    ]
-    assert rows == [(file.path, row) for file in files for row in range(file.rows)]
+    shards = plan_shards(files, limits, reader="r")
+    assert rows_of(shards) == [(file.path, row) for file in files for row in range(file.rows)]
 
 
 @given(files, limits)
@@ -35,13 +37,22 @@ def test_no_shard_is_above_the_limits_but_for_one_big_row(files, limits):
 
 
 @given(files, limits)
-def test_row_groups_of_a_shard_hold_its_rows_and_begin_where_it_says(files, limits):
+def test_row_groups_of_a_range_hold_its_rows_and_begin_where_it_says(files, limits):
     by_path = {file.path: file for file in files}
     for shard in plan_shards(files, limits, reader="r"):
-        counts = [group.rows for group in by_path[shard.path].groups]
-        first, end = shard.groups
-        assert sum(counts[:first]) == shard.group_start <= shard.start
-        assert shard.stop <= sum(counts[:end])
+        for one in shard.ranges:
+            counts = [group.rows for group in by_path[one.path].groups]
+            first, end = one.groups
+            assert sum(counts[:first]) == one.group_start <= one.start
+            assert one.stop <= sum(counts[:end])
+
+
+@given(files, limits, st.data())
+def test_a_part_of_a_shard_is_those_of_its_rows(files, limits, data):
+    for shard in plan_shards(files, limits, reader="r"):
+        first = data.draw(st.integers(0, shard.rows))
+        end = data.draw(st.integers(first, shard.rows))
+        assert rows_of([shard.part(first, end)]) == rows_of([shard])[first:end]
 
 
 @given(files, limits, st.randoms())
@@ -65,13 +76,21 @@ def test_a_changed_file_gives_other_ids():
 def test_small_row_groups_are_joined_and_big_ones_cut_evenly():
     file = InputFile(path="/a", etag="1", groups=(RowGroup(4, 0), RowGroup(4, 0), RowGroup(4, 0), RowGroup(25, 0)))
     shards = plan_shards([file], ShardLimits(rows=10), reader="r")
-    assert [(s.start, s.stop, s.groups) for s in shards] == [
+    assert [(one.start, one.stop, one.groups) for shard in shards for one in shard.ranges] == [
         (0, 8, (0, 2)),
         (8, 12, (2, 3)),
         (12, 20, (3, 4)),
         (20, 28, (3, 4)),
         (28, 37, (3, 4)),
     ]
+
+
+def test_small_files_share_a_shard_that_names_them():
+    files = [InputFile(path=f"/{n}", etag="1", groups=(RowGroup(4, 9),)) for n in range(5)]
+    first, second = plan_shards(files, ShardLimits(rows=12), reader="r")
+    assert ([one.path for one in first.ranges], first.rows, first.size) == (["/0", "/1", "/2"], 12, 27)
+    assert [one.path for one in second.ranges] == ["/3", "/4"]
+    assert str(first) == f"{first.id} (/0 rows 0-3 and 2 other file(s))"
 
 
 def test_default_shards_are_many_enough_to_balance_and_few_enough_to_list():

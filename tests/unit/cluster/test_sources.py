@@ -12,16 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cluster.blocks import Block, BlockLimits
 from cluster.errors import FilterError, InputChangedError, InputError, SchemaError
 from cluster.plan import ShardLimits, plan_shards
-from cluster.sources import READERS, Block, Columns, Source, open_source
+from cluster.reading import READERS, shard_blocks
+from cluster.sampling import Sample
+from cluster.sources import Columns, Source, open_source
 from runtime.errors import DatasetError
 
 
 def read(source: Source, *, shard_rows: int = 30, block_rows: int = 8) -> list[Block]:
-    reader = READERS[source.reader](source.columns)
+    readers = {source.reader: READERS[source.reader](source.columns)}
     shards = plan_shards(source.files, ShardLimits(rows=shard_rows), reader=source.reader)
-    return [block for shard in shards for block in reader.blocks(shard, block_rows)]
+    limits = BlockLimits(rows=block_rows, size=1 << 20)
+    return [block for shard in shards for block in shard_blocks(readers, shard, limits)]
 
 
 def column(blocks: list[Block], name: str) -> list:
@@ -120,9 +124,59 @@ def test_memory_is_bounded_by_the_block_and_not_by_the_row_group(tmp_path):
     source = open_source(str(tmp_path / "in.parquet"), Columns(image=None))
     (shard,) = plan_shards(source.files, ShardLimits(rows=400), reader=source.reader)
     before = pa.total_allocated_bytes()
-    blocks = READERS[source.reader](source.columns).blocks(shard, 4)
+    blocks = READERS[source.reader](source.columns).blocks(shard.ranges[0], BlockLimits(rows=4, size=1 << 20))
     peak = max(pa.total_allocated_bytes() - before for _ in blocks)
     assert peak < 10_000_000  # of a row group of 40 MB
+
+
+def test_small_files_are_read_in_full_blocks_and_each_row_says_where_it_is_from(tmp_path):
+    paths = [write_rows(tmp_path / "in" / f"{index}.parquet", 7, first=7 * index) for index in range(9)]
+    source = open_source(str(tmp_path / "in"), Columns(image=None, keep=("number",), filter="number != 10"))
+    blocks = read(source, shard_rows=100, block_rows=16)
+    assert [len(block.images) for block in blocks] == [16, 16, 16, 14]
+    assert column(blocks, "number") == [number for number in range(63) if number != 10]
+    found = [one for block in blocks for one in zip(block.source_files, block.source_rows, strict=True)]
+    assert found == [(str(path), row) for path in paths for row in range(7) if (path, row) != (paths[1], 3)]
+    assert sum(block.filtered for block in blocks) == 1
+
+
+def test_files_whose_kept_columns_differ_in_nullability_share_a_block(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, nullable in (("a", True), ("b", False)):
+        schema = pa.schema([pa.field("image", pa.binary()), pa.field("number", pa.int32(), nullable=nullable)])
+        pq.write_table(
+            pa.table([[b"x"], pa.array([1], pa.int32())], schema=schema), tmp_path / "in" / f"{name}.parquet"
+        )
+    (block,) = read(open_source(str(tmp_path / "in"), Columns(image=None, keep=("number",))))
+    assert block.kept.column("number").to_pylist() == [1, 1]
+
+
+def test_one_changed_file_of_a_shard_of_several_is_named(tmp_path):
+    paths = [write_rows(tmp_path / "in" / f"{index}.parquet", 7) for index in range(3)]
+    source = open_source(str(tmp_path / "in"), Columns(image=None))
+    os.utime(paths[1], (1, 1))
+    with pytest.raises(InputChangedError, match=r"1\.parquet"):
+        read(source)
+
+
+def test_a_sample_is_the_same_whatever_the_blocks_and_goes_before_the_filter(tmp_path):
+    path = write_rows(tmp_path / "in.parquet", 200, row_group=60)
+    sample = Sample(fraction=0.3, seed=5)
+    wanted = sample.rows(str(path), 0, 200).tolist()
+    everything = open_source(str(path), Columns(image=None, sample=sample))
+    for shard_rows, block_rows in ((200, 16), (33, 7)):
+        blocks = read(everything, shard_rows=shard_rows, block_rows=block_rows)
+        assert [row for block in blocks for row in block.source_rows] == wanted
+        assert sum(block.filtered for block in blocks) == 200 - len(wanted)
+    some = open_source(str(path), Columns(image=None, sample=sample, filter="number >= 100"))
+    assert [row for block in read(some) for row in block.source_rows] == [row for row in wanted if row >= 100]
+
+
+def test_a_dataset_without_columns_is_sampled_by_row_too():
+    sample = Sample(fraction=0.1)
+    source = open_source("digits#test", Columns(image=None, sample=sample))
+    rows = sum(len(block.images) for block in read(source, shard_rows=100))
+    assert rows == len(sample.rows(source.files[0].path, 0, source.rows)) > 0
 
 
 @pytest.mark.parametrize(
@@ -183,7 +237,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
     path = write_rows(tmp_path / "in.parquet", 50)
     source = open_source(str(path), Columns(image=None))
     (shard,) = plan_shards(source.files, ShardLimits(rows=50), reader=source.reader)
-    blocks = READERS[source.reader](source.columns).blocks(shard, 10)
+    blocks = READERS[source.reader](source.columns).blocks(shard.ranges[0], BlockLimits(rows=10, size=1 << 20))
     next(blocks)
     os.utime(path, (1, 1))
     with pytest.raises(InputChangedError):

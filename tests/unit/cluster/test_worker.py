@@ -47,7 +47,7 @@ def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
     good = [n for n in range(commit.rows) if n not in BAD]
     rows = rows_of(job.output, commit.data.path)
     assert [(row["number"], row["source_row"], row["label_id"]) for row in rows] == [(n, n, n % 3) for n in good]
-    assert {row["source_file"] for row in rows} == {job.shards[0].path}
+    assert {row["source_file"] for row in rows} == {job.shards[0].ranges[0].path}
     assert all(row["top_k"][0]["label"] == row["label"] == ("red", "green", "blue")[row["label_id"]] for row in rows)
     bad = rows_of(job.output, commit.quarantine.path)
     assert [(row["source_row"], row["reason"]) for row in bad] == [
@@ -74,7 +74,7 @@ def test_the_file_says_which_model_made_it(job):
 def test_a_committed_shard_is_not_read_again(job):
     worker = make_worker(job)
     worker.run(job.shards[0])
-    Path(job.shards[0].path).unlink()
+    Path(job.shards[0].ranges[0].path).unlink()
     with pytest.raises(CommitLostError):
         worker.run(job.shards[0])
 
@@ -99,7 +99,7 @@ def test_a_failed_shard_leaves_no_file_and_no_thread(job):
     worker = make_worker(job)
     worker.run(job.shards[0])  # the decoding threads are there now
     files, threads = sorted((Path(job.output.uri) / "data").iterdir()), threading.active_count()
-    write_rows(Path(job.shards[0].path), 51)
+    write_rows(Path(job.shards[0].ranges[0].path), 51)
     with pytest.raises(InputChangedError):
         worker.run(job.shards[1])
     assert sorted((Path(job.output.uri) / "data").iterdir()) == files
