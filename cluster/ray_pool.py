@@ -28,7 +28,14 @@ from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
@@ -248,6 +255,9 @@ class RayPool:
             return  # it died, and all its calls were settled then
         try:
             answer = ray.get(reference)
+        except RayTaskError as error:  # it lives, but cannot make sense of the call: other code than the driver's
+            failure = Failure(text=f"a worker cannot do what it is asked to: {_last_line(error)}")
+            answer = Outcome(task=actor.tasks[reference], failure=failure) if reference in actor.tasks else failure
         except RayError as error:
             kind, why = self._cause(actor, error)
             self._lost(actor, Failure(text=why, kind=kind, node=actor.node))
@@ -366,6 +376,10 @@ class RayPool:
 
 def _amounts(of: Mapping[str, float], like: Mapping[str, float]) -> str:
     return ", ".join(f"{of.get(name, 0):g} {name}s" for name in like)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2][:200]
 
 
 def _first_sentence(error: Exception) -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
+from cluster.job import BatchOptions, plan_job
+from cluster.ray_pool import RayPool, ray_session
+from cluster.shipping import pack
+from cluster.tasks import Kind, Task
+from cluster.workers import seats
 from runtime.proof import prove_isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -130,6 +136,36 @@ def test_a_gpu_on_which_nothing_is_proven_leaves_the_cores_to_work(batch, cluste
     assert [remark.partition(" on node ")[0] for remark in summary["remarks"]] == ["no gpu workers"]
     assert summary["workers"] == 2
     assert_every_row_once(tmp_path / "out", ROWS, ())
+
+
+@dataclass
+class Unreadable:
+    """A shard that the driver can send and no worker can read, as one of another version of Vedette may be."""
+
+    id: str = "x"
+
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+def test_a_worker_that_cannot_read_its_task_says_so_and_lives(cluster, model, tmp_path):
+    rows = write_deadly_rows(tmp_path / "in.parquet", 20, {})
+    job = plan_job(BatchOptions(model=str(model), input=str(rows), output=str(tmp_path / "out"), provider="cpu"))
+    job.output.claim(job.record)
+    with ray_session(cluster.address, 1):
+        pool = RayPool(pack(job.artifact), job.spec, lambda nodes, refused: seats(nodes, {"cpu": 1}, "cpu", 1, refused))
+        try:
+            outcomes = []
+            for task in (Task(number=0, shard=Unreadable()), Task(number=1, shard=job.shards[0])):
+                wait_until(lambda task=task: outcomes.extend(pool.wait(0.1)) or pool.offer(task), "room")
+                wait_until(lambda task=task: outcomes.extend(pool.wait(0.1)) or len(outcomes) > task.number, "outcome")
+        finally:
+            pool.close()
+    unreadable, done = outcomes
+    assert unreadable.failure.kind is Kind.ERROR
+    assert "not a number" in unreadable.failure.text
+    assert done.commit.rows == 20
+    assert pool.workers == 1
 
 
 def asked(cluster: Cluster) -> list[dict[str, float]]:
