@@ -204,6 +204,13 @@ class ShardWorker:
             "pid": str(os.getpid()),
         }
 
+    @property
+    def providers(self) -> dict[str, str]:
+        """By variant and execution provider: why it may run here, or not."""
+        selection = self._predictor.selection
+        proven = {f"{proof.variant} on {proof.reference}": proof.reason for proof in selection.proofs}
+        return proven | {f"{one.variant} on {one.provider}": one.reason for one in selection.skipped}
+
     def _remarks(self) -> dict[str, str]:
         size, fallback = self._predictor.fixed_batch, self._predictor.fallback
         looped = "" if size == self._spec.batch_size else ", looped"

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cluster.cli.options import job_options
+from runtime.errors import UsageError
 from runtime.terminal import emit, json_option, table
 
 __all__ = ["run"]
@@ -16,9 +17,23 @@ __all__ = ["run"]
 @job_options
 @click.option("--local", is_flag=True, help="Run in this process, without Ray.")
 @click.option("--address", metavar="RAY", help="Ray cluster to use [default: RAY_ADDRESS, else one is started here].")
-@click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the plan and, from a probe of 200 rows here, its time; write nothing."
+)
+@click.option(
+    "--cost-per-hour", type=click.FloatRange(min=0), metavar="PRICE", help="Of a worker, for what --dry-run estimates."
+)
 @json_option
-def run(*, input_: str, filter_: str | None, keep: tuple[str, ...], dry_run: bool, as_json: bool, **rest: Any) -> None:
+def run(
+    *,
+    input_: str,
+    filter_: str | None,
+    keep: tuple[str, ...],
+    dry_run: bool,
+    cost_per_hour: float | None,
+    as_json: bool,
+    **rest: Any,
+) -> None:
     """Run a model over a dataset; the same command again goes on where it stopped.
 
     Each row of the input is either in the output once, or in quarantine with a reason. What is
@@ -28,8 +43,12 @@ def run(*, input_: str, filter_: str | None, keep: tuple[str, ...], dry_run: boo
 
     names = tuple(name.strip() for group in keep for name in group.split(",") if name.strip())
     options = BatchOptions(input=input_, filter=filter_, keep=names, **rest)
+    if cost_per_hour is not None and not dry_run:
+        raise UsageError("--cost-per-hour is for what --dry-run estimates; give both")
     if dry_run:
-        plan = plan_job(options).describe()
+        from cluster import estimate
+
+        plan = estimate.dry_run(plan_job(options), cost_per_hour)
         emit(plan, as_json=as_json, text=lambda: _plan_text(plan))
         return
     summary = run_batch(options)
@@ -37,6 +56,11 @@ def run(*, input_: str, filter_: str | None, keep: tuple[str, ...], dry_run: boo
 
 
 def _plan_text(plan: dict[str, Any]) -> str:
-    columns = plan.pop("columns")
-    facts = [(name.replace("_", " "), "-" if value is None else value) for name, value in plan.items()]
-    return table(("plan", ""), facts) + "\n\n" + table(("output column", "type"), list(columns.items()))
+    titles = {"columns": "output column", "providers": "execution provider"}
+    single = {name: value for name, value in plan.items() if not isinstance(value, dict)}
+    groups = {titles.get(name, name): value for name, value in plan.items() if isinstance(value, dict)}
+    return "\n\n".join(table((title, ""), _facts(values)) for title, values in {"plan": single, **groups}.items())
+
+
+def _facts(values: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, "-" if value is None else value) for name, value in values.items()]

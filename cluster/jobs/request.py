@@ -25,7 +25,7 @@ __all__ = ["driver_call", "given_options", "input_uri", "job_id"]
 APART = frozenset({"model", "input", "output", "store"})
 """Options of a job that travel in another way than by their name."""
 
-OTHERS = APART | {"address", "dry-run", "help", "json", "local"}
+OTHERS = APART | {"address", "cost-per-hour", "dry-run", "help", "json", "local"}
 """Options of the driver that a request must not have among its own: whoever takes the job decides about them."""
 
 

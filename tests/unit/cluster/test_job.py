@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -28,6 +29,7 @@ from cluster.errors import (
     TooManyBadRowsError,
     WorkersError,
 )
+from cluster.estimate import dry_run
 from cluster.job import plan_job
 from cluster.sampling import Sample
 from cluster.tasks import Failure, Kind
@@ -231,11 +233,31 @@ def test_an_output_inside_the_input_is_refused(options, tmp_path):
         plan_job(options(input=str(tmp_path / "in"), output=str(tmp_path / "in" / "out")))
 
 
-def test_a_dry_run_writes_nothing(options, rows):
-    plan = plan_job(options(keep=("name",))).describe()
+def test_a_dry_run_runs_rows_and_writes_nothing(options, rows):
+    plan = dry_run(plan_job(options(keep=("name",), filter="number >= 30")), None)
     assert not Path(options().output).exists()
     assert (plan["rows"], plan["shards"], plan["committed"]) == (100, 5, 0)
     assert plan["columns"]["name"] == "string"
+    assert plan["provider"] == "CPUExecutionProvider"
+    assert any("CPUExecutionProvider" in name for name in plan["providers"])
+    assert plan["probe"]["rows"] == 100
+    assert (plan["estimate"]["rows"], plan["estimate"]["cost"]) == (100, None)
+    assert plan["estimate"]["seconds"] > 0
+
+
+def test_a_dry_run_of_a_finished_job_runs_nothing(options, rows, monkeypatch):
+    run_batch(options())
+    monkeypatch.setattr(ShardWorker, "probe", None)
+    plan = dry_run(plan_job(options()), None)
+    assert plan["committed"] == plan["shards"]
+    assert "estimate" not in plan
+
+
+def test_a_dry_run_says_that_a_file_is_damaged(options, rows):
+    job = plan_job(options())
+    os.utime(rows, (1, 1))
+    with pytest.raises(InputChangedError):
+        dry_run(job, None)
 
 
 def test_an_error_that_may_pass_is_tried_again(options, rows, monkeypatch):
@@ -314,8 +336,12 @@ def test_the_command_line_runs_and_reads(options, rows, artifact, tmp_path):
         "--keep",
         "number,name",
     )
-    assert json.loads(invoke(*call, "--dry-run", "--json"))["rows"] == 100
-    assert "output column" in invoke(*call, "--dry-run")
+    plan = json.loads(invoke(*call, "--dry-run", "--json", "--cost-per-hour", "3600"))
+    assert (plan["rows"], plan["estimate"]["rows"]) == (100, 100)
+    assert plan["estimate"]["cost"] > 0
+    assert plan["estimate"]["cost"] == pytest.approx(plan["estimate"]["worker_hours"] * 3600, abs=0.01)
+    assert re.search(r"output column.*execution provider.*rows_per_second", invoke(*call, "--dry-run"), re.DOTALL)
+    assert not Path(out).exists()
     summary = json.loads(invoke(*call, "--json"))
     assert (summary["rows"]["out"], summary["model"]) == (100, "color@1")
     assert "all was there" in invoke(*call)
