@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from cluster.blocks import Block, BlockLimits, Image, packed
 from cluster.errors import InputChangedError, InputError
 from cluster.filters import Filter
 from cluster.plan import FileRange, Shard
-from cluster.sources import LABEL_SCHEMA, Columns, read_columns
+from cluster.sources import LABEL_SCHEMA, Columns
 from cluster.storage import Reader as OpenFile
 from cluster.storage import is_remote
 from cluster.storage.fetch import FETCH_LIMITS, Fetcher, FetchLimits
@@ -52,6 +52,13 @@ class Reader(Protocol):
         """
 
 
+class _Open(NamedTuple):
+    """An open file, and Parquet's view of it."""
+
+    reader: OpenFile
+    parquet: pq.ParquetFile
+
+
 _Unfetched = tuple[Block, Sequence[Image | str]]  # a block, and its images or their URLs
 
 
@@ -73,9 +80,8 @@ class ParquetReader:
         with closing(self._opened(part)) as file:
             try:
                 with pq.ParquetFile(file.source, pre_buffer=False, buffer_size=READ_BUFFER) as parquet:
-                    ranges = column_ranges(parquet.metadata, range(*part.groups), list(read_columns(self.columns)))
-                    file.expect(ranges)
-                    for block, images in self._fetcher.ahead(self._blocks(parquet, part, rows)):
+                    unfetched = self._blocks(_Open(file, parquet), part, rows)
+                    for block, images in self._fetcher.ahead(unfetched):
                         yield replace(block, images=images)
             except (pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.filename is not None:
@@ -94,10 +100,10 @@ class ParquetReader:
             raise _changed(part)
         return file
 
-    def _blocks(self, file: pq.ParquetFile, part: FileRange, rows: int) -> Iterator[_Unfetched]:
+    def _blocks(self, file: _Open, part: FileRange, rows: int) -> Iterator[_Unfetched]:
         taken = self._taken(file, part)
         if taken is not None and len(taken) == 0:
-            kept = file.schema_arrow.empty_table().select(list(self.columns.keep))
+            kept = file.parquet.schema_arrow.empty_table().select(list(self.columns.keep))
             yield Block(images=(), source_files=[], source_rows=[], kept=kept, filtered=part.rows), []
             return
         wanted = list(dict.fromkeys(filter(None, (self.columns.image, *self.columns.keep))))
@@ -109,7 +115,7 @@ class ParquetReader:
                 picked = batch.take(pa.array(numbers - start))
             yield self._block(part, numbers.tolist(), picked, filtered=batch.num_rows - len(numbers))
 
-    def _taken(self, file: pq.ParquetFile, part: FileRange) -> npt.NDArray[np.int64] | None:
+    def _taken(self, file: _Open, part: FileRange) -> npt.NDArray[np.int64] | None:
         """Return the numbers (ascending) of the rows of *part* that sample and filter take; ``None`` for all."""
         sample = self.columns.sample
         sampled = None if sample is None else sample.rows(part.path, part.start, part.stop)
@@ -118,9 +124,9 @@ class ParquetReader:
         matching = self._matching(file, part, Filter.parse(self.columns.filter))
         return matching if sampled is None else np.intersect1d(sampled, matching, assume_unique=True)
 
-    def _matching(self, file: pq.ParquetFile, part: FileRange, condition: Filter) -> npt.NDArray[np.int64]:
+    def _matching(self, file: _Open, part: FileRange, condition: Filter) -> npt.NDArray[np.int64]:
         """Return the numbers (ascending) of the rows of *part* that fulfil *condition*."""
-        expression = condition.expression(file.schema_arrow)
+        expression = condition.expression(file.parquet.schema_arrow)
         found = [np.empty(0, np.int64)]
         for start, batch in _ranges(file, part, list(condition.columns), FILTER_ROWS):
             table = pa.Table.from_batches([batch])
@@ -141,12 +147,11 @@ class ParquetReader:
         return block, [_image_of(cell, part.path) for cell in cells]
 
 
-def _ranges(
-    file: pq.ParquetFile, part: FileRange, columns: list[str], rows: int
-) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _ranges(file: _Open, part: FileRange, columns: list[str], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield (number of its first row in the file, batch) for the rows of *part* and no others."""
-    position = part.group_start
-    for batch in file.iter_batches(batch_size=rows, row_groups=range(*part.groups), columns=columns):
+    position, groups = part.group_start, range(*part.groups)
+    file.reader.expect(column_ranges(file.parquet.metadata, groups, columns))
+    for batch in file.parquet.iter_batches(batch_size=rows, row_groups=groups, columns=columns):
         first = max(position, part.start)
         last = min(position + batch.num_rows, part.stop)
         if first < last:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -142,6 +143,17 @@ def test_the_planner_reads_footers_only_and_a_finished_job_reads_no_images(optio
     proxy.seen.clear()
     assert run_batch(options()).processed_rows == 0
     assert proxy.count("GET", "/in/") <= 4
+
+
+def test_images_of_which_no_row_matches_the_filter_are_not_read(options, tmp_path, place, proxy):
+    table = pa.table({"image": [os.urandom(100_000)] * 60, "number": range(60)})
+    pq.write_table(table, tmp_path / "in.parquet", compression="none", use_dictionary=False)
+    open_store(f"{place}/in").put("in.parquet", (tmp_path / "in.parquet").read_bytes())
+    job = plan_job(options(filter="number < 0", shard_rows=60))
+    job.output.claim(job.record)
+    proxy.seen.clear()
+    assert ShardWorker(job.artifact, job.spec, Threads()).run(job.shards[0]).filtered == 60
+    assert proxy.count("GET", "in.parquet") == 2  # the footer, and the numbers
 
 
 def test_a_split_and_a_single_file_of_a_bucket(options, tmp_path, place):
