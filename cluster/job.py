@@ -160,7 +160,9 @@ def plan_job(options: BatchOptions) -> Job:
         OtherJobError: The output belongs to another job.
         OutputError: The output holds something that no job wrote.
     """
-    parse_workers(options.workers)
+    counts = parse_workers(options.workers)
+    if options.local and counts and counts.keys() != {"cpu"}:
+        raise WorkersError(f"--workers {options.workers!r}: with --local there is one worker; name its --provider")
     output = OutputDirectory.open(options.output)
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
     keep = named_apart(map(Kept.parse, options.keep), artifact.manifest)
@@ -291,8 +293,6 @@ def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, flo
 @contextmanager
 def _local_pool(job: Job, pending: int) -> Iterator[Pool]:
     counts = parse_workers(job.options.workers)
-    if counts and counts.keys() != {"cpu"}:
-        raise WorkersError(f"--workers {job.options.workers!r}: with --local there is one worker; name its --provider")
     division = divide(machine_cores(), counts["cpu"] if counts else None)
     workers = min(division.workers, pending)
     threads = division.threads.times(workers)

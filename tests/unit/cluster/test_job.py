@@ -216,6 +216,7 @@ def test_an_output_of_another_model_or_of_changed_input_is_refused(options, rows
         ({"image_column": "name2"}, SchemaError),
         ({"filter": "number >"}, FilterError),
         ({"workers": "many"}, WorkersError),
+        ({"workers": "cuda=1,cpu=2"}, WorkersError),
         ({"input": "/does/not/exist"}, DatasetError),
         ({"model": "unknown"}, ModelNotFoundError),
         ({"output": "ftp://host/out"}, UsageError),
