@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ from cluster.schema import QUARANTINE_SCHEMA
 from cluster.storage import Entry, Store, open_store
 from runtime.manifest import describe_validation
 
-__all__ = ["Attempt", "BadRow", "OutputDirectory"]
+__all__ = ["FLUSH_BYTES", "FLUSH_ROWS", "Attempt", "BadRow", "Merge", "OutputDirectory", "TableFile"]
 
 FLUSH_ROWS = 8192  # rows of a row group of the output ...
 IMAGES_PAGE = 16  # values after which the size of a page is checked, where pages hold images
@@ -48,6 +48,10 @@ FLUSH_BYTES = 16 * 1024**2  # ... or bytes, whatever comes first
 
 
 JOB, MANIFEST, SUCCESS, COMMITS = "_job.json", "_manifest.json", "_SUCCESS", "_commits/"
+
+
+Merge = Callable[[Sequence[Commit]], Sequence[WrittenFile]]
+"""Makes the files of an output from those of the commits, in the order of the plan; see `cluster.merging`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +145,53 @@ class OutputDirectory:
         finally:
             attempt.close()
 
-    def finish(self, job: JobRecord, shards: Sequence[Shard]) -> OutputManifest:
+    def finish(self, job: JobRecord, shards: Sequence[Shard], merge: Merge | None = None) -> OutputManifest:
         """Put ``_manifest.json`` and ``_SUCCESS``, if all *shards* are committed whole.
+
+        Args:
+            job: Whose output it is.
+            shards: All of its plan, in order.
+            merge: Makes the files of the output from those that the shards' commits name, the same whoever calls it;
+                what is in ``data/`` besides is removed once ``_SUCCESS`` is there. ``None``: they are the output.
 
         Raises:
             OutputError: A shard is not committed, or a committed file is gone or not the one committed.
         """
+        manifest = self.finished()
+        if manifest is None:
+            manifest = self._finish(job, shards, merge)
+        found = self._verify(manifest)
+        for key, data in ((MANIFEST, manifest.to_bytes()), (SUCCESS, b"")):
+            with suppress(FileExistsError):  # another driver of the same job was faster; the commits are the same
+                self.store.create(key, data)
+        if merge is not None:
+            for key in found.keys() - {written.path for written in (*manifest.data, *manifest.quarantine)}:
+                if key.startswith("data/"):
+                    self.store.remove(key)
+        return manifest
+
+    def _finish(self, job: JobRecord, shards: Sequence[Shard], merge: Merge | None) -> OutputManifest:
+        """Return the manifest that *job*, whose *shards* are to be committed, ends with."""
         commits = self.commits()
         if missing := [shard for shard in shards if shard.id not in commits]:
             raise OutputError(f"{self.uri}: {len(missing)} shards are not committed, the first is {missing[0]}")
         ordered = [commits[shard.id] for shard in shards]
-        manifest = OutputManifest.of(job, ordered)
+        try:
+            self._verify(manifest := OutputManifest.of(job, ordered))
+            return manifest if merge is None else OutputManifest.of(job, ordered, merge(ordered))
+        except (OutputError, OSError):
+            if (finished := self.finished()) is None:
+                raise
+            return finished  # by another driver, which removed meanwhile what it had merged
+
+    def _verify(self, manifest: OutputManifest) -> Mapping[str, Entry]:
+        """Return what is in ``data/`` and ``quarantine/``, if all files of *manifest* are there, whole."""
         found = {**self.store.entries("data/"), **self.store.entries("quarantine/")}
         for written in (*manifest.data, *manifest.quarantine):
-            self._verify(written, found.get(written.path))
-        for key, data in ((MANIFEST, manifest.to_bytes()), (SUCCESS, b"")):
-            with suppress(FileExistsError):  # another driver of the same job was faster; the commits are the same
-                self.store.create(key, data)
-        return manifest
+            self._verify_file(written, found.get(written.path))
+        return found
 
-    def _verify(self, written: WrittenFile, found: Entry | None) -> None:
+    def _verify_file(self, written: WrittenFile, found: Entry | None) -> None:
         if found is None or found.size != written.size:
             seen = "is gone" if found is None else f"has {found.size} bytes"
             raise OutputError(f"{self.store.where(written.path)} {seen}; its commit says {written.size} bytes")
@@ -185,7 +216,7 @@ class BadRow(NamedTuple):
     detail: str
 
 
-class _TableFile:
+class TableFile:
     """A Parquet file that is invisible until it is whole and durable."""
 
     def __init__(self, store: Store, key: str, schema: pa.Schema) -> None:
@@ -203,6 +234,7 @@ class _TableFile:
         self._pending_rows = self._pending_bytes = self._rows = 0
 
     def write(self, table: pa.Table) -> None:
+        """Add the rows of *table*."""
         self._pending.append(table)
         self._pending_rows += table.num_rows
         self._pending_bytes += table.nbytes
@@ -249,15 +281,15 @@ class Attempt:
     shard: Shard
     schema: pa.Schema
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-    _files: dict[str, _TableFile] = field(default_factory=dict)
+    _files: dict[str, TableFile] = field(default_factory=dict)
     _written: dict[str, WrittenFile] = field(default_factory=dict)
     _reasons: Counter[str] = field(default_factory=Counter)
     _keep: bool = False
     _started: float = field(default_factory=time.time)
 
-    def _table_file(self, folder: str, schema: pa.Schema) -> _TableFile:
+    def _table_file(self, folder: str, schema: pa.Schema) -> TableFile:
         if folder not in self._files:
-            self._files[folder] = _TableFile(self.store, f"{folder}/{self.shard.id}-{self.id}.parquet", schema)
+            self._files[folder] = TableFile(self.store, f"{folder}/{self.shard.id}-{self.id}.parquet", schema)
         return self._files[folder]
 
     def write(self, table: pa.Table) -> None:

@@ -30,6 +30,7 @@ from cluster.dispatch import Policy, dispatch
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
 from cluster.jobs.outputs import write_report
 from cluster.jobs.request import job_id
+from cluster.merging import FILE_BYTES, Merger
 from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
 from cluster.pool import LocalPool, Pool
 from cluster.records import JobRecord, OutputManifest
@@ -74,6 +75,7 @@ class BatchOptions:
         worker_memory: MiB that the images in the buffers of each worker may have.
         fetch_concurrency: Images that each worker fetches at a time where a column names them by URL.
         shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
+        file_bytes: Files of shards are joined up to this size when the job ends; 0: they are left as they are.
         max_bad_rows: More quarantined rows end the job; unbounded if ``None``.
         max_retries: Further tries of a shard after its first.
         stall_timeout: Seconds without progress after which a shard is given up.
@@ -98,6 +100,7 @@ class BatchOptions:
     worker_memory: int = WORKER_MEMORY // MIB
     fetch_concurrency: int = 16
     shard_rows: int | None = None
+    file_bytes: int = FILE_BYTES
     max_bad_rows: int | None = None
     max_retries: int = 3
     stall_timeout: float = 300.0
@@ -191,6 +194,7 @@ def plan_job(options: BatchOptions) -> Job:
             "limit": options.limit,
             "shard rows": limits.rows,
             "shard bytes": limits.size,
+            "file bytes": options.file_bytes,
         },
         shards=len(shards),
     )
@@ -245,7 +249,7 @@ def run_batch(options: BatchOptions) -> Summary:
     _check_bad_rows(job, tally)
     pending = [shard for shard in job.shards if shard.id not in commits]
     workers, working = _run_pending(job, pending, tally) if pending else (0, 0.0)
-    manifest = job.output.finish(job.record, job.shards)
+    manifest = job.output.finish(job.record, job.shards, Merger(job.output, options.file_bytes))
     summary = Summary.of(
         manifest,
         tally,

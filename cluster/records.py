@@ -147,8 +147,13 @@ class OutputManifest(Record):
     quarantine: tuple[WrittenFile, ...]
 
     @classmethod
-    def of(cls, job: JobRecord, commits: Sequence[Commit]) -> Self:
+    def of(cls, job: JobRecord, commits: Sequence[Commit], data: Sequence[WrittenFile] | None = None) -> Self:
         """Return the manifest of *job* whose shards have these *commits*, in the order of the plan.
+
+        Args:
+            job: Whose output it is.
+            commits: Of all its shards.
+            data: The files that hold the rows; those of the commits if ``None``.
 
         Raises:
             OutputError: Rows are missing.
@@ -163,6 +168,9 @@ class OutputManifest(Record):
             raise OutputError(
                 f"{len(commits)} commits hold {rows['in']} rows; the input has {job.rows} rows in {job.shards} shards"
             )
+        files = tuple(commit.data for commit in commits) if data is None else tuple(data)
+        if (held := sum(file.rows for file in files)) != rows["out"]:
+            raise OutputError(f"the merged files hold {held} rows; the commits have {rows['out']}")
         reasons: Counter[str] = Counter()
         for commit in commits:
             reasons.update(commit.reasons)
@@ -172,7 +180,7 @@ class OutputManifest(Record):
             input=job.input,
             rows=rows,
             reasons=dict(sorted(reasons.items())),
-            data=tuple(commit.data for commit in commits),
+            data=files,
             quarantine=tuple(commit.quarantine for commit in commits if commit.quarantine),
         )
 

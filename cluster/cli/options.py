@@ -72,6 +72,14 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--shard-rows", type=click.IntRange(min=1), help="At most so many rows a shard [default: by input size]."
     ),
+    click.option(
+        "--file-bytes",
+        type=click.IntRange(min=0),
+        default=128 * 1024**2,
+        show_default=True,
+        metavar="BYTES",
+        help="Join the files of shards up to so many bytes a file; 0 leaves one file a shard.",
+    ),
     click.option("--max-bad-rows", type=click.IntRange(min=0), help="End the job at more bad rows [default: never]."),
     click.option(
         "--max-retries", type=click.IntRange(min=0), default=3, show_default=True, help="Further tries of a shard."

@@ -16,7 +16,7 @@ from runtime.page.markup import Markup, joined, tag
 
 __all__ = ["render_report"]
 
-MOST_CLASSES = 30  # shown at once
+MOST_CLASSES = 20  # shown at once
 MOST_FILES = 200
 REASONS = {
     "empty": "no bytes at all",

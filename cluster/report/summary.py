@@ -29,6 +29,7 @@ class Tally:
         ran_on: (variant, execution provider, ONNX Runtime version, batch, fallback) that this run's commits name; the
             latter two are empty where the graph takes any batch, and the provider is the preferred one.
         decoders: Images that each decoder read.
+        settings: What each worker (by host and process) found out to be fast, or was told: batch size and threads.
         happened: Failures of tries by kind, and second attempts (`cluster.dispatch.dispatch`).
         remarks: What is to be known of the workers.
     """
@@ -41,6 +42,7 @@ class Tally:
     resumed: int = 0
     ran_on: set[tuple[str, ...]] = field(default_factory=set)
     decoders: Counter[str] = field(default_factory=Counter)
+    settings: dict[tuple[str, str], str] = field(default_factory=dict)
     happened: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
 
@@ -60,6 +62,7 @@ class Tally:
         self.rows += commit.rows
         self.seconds.update(commit.seconds)
         self.decoders.update(commit.decoders)
+        self.settings[commit.ran_on.get("host", ""), commit.ran_on.get("pid", "")] = commit.ran_on.get("settings", "-")
         self.ran_on.add(tuple(commit.ran_on.get(key, "") for key in RAN_ON))
 
 
@@ -81,6 +84,7 @@ class Summary:
         ran_on: Variant, execution provider and ONNX Runtime version of this run; the batch that the graph takes, if it
             takes only one; why the provider is not the preferred one, if it is not.
         decoders: Images of this run by what decoded them.
+        settings: Workers of this run by what they found out to be fast, or were told: batch size and threads.
         faults: Tries of shards that failed in this run, by kind, and second attempts at slow ones.
         remarks: What is to be known of the workers.
     """
@@ -97,6 +101,7 @@ class Summary:
     workers: int
     ran_on: tuple[str, ...]
     decoders: Mapping[str, int]
+    settings: Mapping[str, int]
     faults: Mapping[str, int]
     remarks: tuple[str, ...]
 
@@ -120,7 +125,7 @@ class Summary:
             rows=manifest.rows,
             bad_rows=manifest.reasons,
             shards={
-                "total": len(manifest.data),
+                "total": tally.committed + tally.elsewhere + tally.resumed,
                 "committed": tally.committed,
                 "elsewhere": tally.elsewhere,
                 "resumed": tally.resumed,
@@ -135,6 +140,7 @@ class Summary:
                 for variant, provider, ort, *remarks in sorted(tally.ran_on)
             ),
             decoders=dict(sorted(tally.decoders.items())),
+            settings=dict(sorted(Counter(tally.settings.values()).items())),
             faults=dict(sorted(tally.happened.items())),
             remarks=tuple(tally.remarks),
         )
@@ -158,6 +164,7 @@ class Summary:
             ("ran", "; ".join(self.ran_on) or "nothing: all was there"),
             ("decoded", ", ".join(f"{count} by {name}" for name, count in self.decoders.items()) or "-"),
         ]
+        facts += [("settings", f"{setting} ({count} process(es))") for setting, count in self.settings.items()]
         facts += (
             [("faults", ", ".join(f"{count} {kind}" for kind, count in self.faults.items()))] if self.faults else []
         )

@@ -97,6 +97,9 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Put *data* at *key*, durably; what was there is replaced."""
 
+    def remove(self, key: str) -> None:
+        """Remove *key*; fine if it is not there."""
+
     def draft(self, key: str) -> Draft:
         """Begin to write *key*."""
 

@@ -156,6 +156,11 @@ class Bucket:
 
         self._written(key, put)
 
+    def remove(self, key: str) -> None:
+        """Remove the object *key*, if it is there."""
+        with suppress(FileNotFoundError):
+            self.answered(key, lambda: self.objects.delete(key))
+
     def draft(self, key: str) -> BucketDraft:
         """Begin to write *key*."""
         return BucketDraft(self, key)

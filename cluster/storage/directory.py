@@ -66,6 +66,10 @@ class Directory:
         """Put *data* at *key*."""
         replace_bytes(self.root / key, data)
 
+    def remove(self, key: str) -> None:
+        """Remove the file *key*, if it is there."""
+        (self.root / key).unlink(missing_ok=True)
+
     def draft(self, key: str) -> DirectoryDraft:
         """Begin to write *key*."""
         return DirectoryDraft(self.root / key)

@@ -183,10 +183,13 @@ def compare(reference: str, found: str) -> dict[str, int]:
 
 
 def redone(out: str) -> int:
-    """Return how many attempts wrote rows that do not count: work that was done again, by the local files of *out*."""
+    """Return how many attempts wrote rows that do not count: work that was done again, by the local files of *out*.
+
+    What was whole and lost a race is not seen any more: a finished job removes it.
+    """
     counted = {commit.data.path for commit in OutputDirectory.open(out).commits().values()}
     written = {f"data/{path.name.removeprefix('.').removesuffix('.tmp')}" for path in Path(out, "data").iterdir()}
-    return len(written - counted)
+    return len({path for path in written - counted if not path.startswith("data/part-")})
 
 
 def discard(out: str) -> None:
