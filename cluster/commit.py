@@ -177,8 +177,7 @@ class OutputDirectory:
             raise OutputError(f"{self.uri}: {len(missing)} shards are not committed, the first is {missing[0]}")
         ordered = [commits[shard.id] for shard in shards]
         try:
-            self._verify(manifest := OutputManifest.of(job, ordered))
-            return manifest if merge is None else OutputManifest.of(job, ordered, merge(ordered))
+            return OutputManifest.of(job, ordered, None if merge is None else merge(ordered))
         except (OutputError, OSError):
             if (finished := self.finished()) is None:
                 raise

@@ -112,11 +112,15 @@ class Merger:
 
     @contextmanager
     def _opened(self, written: WrittenFile) -> Iterator[pq.ParquetFile]:
-        """Open *written*; that it is damaged is an `OutputError` that names it."""
-        store = self.output.store
+        """Open *written*; that it is gone, another or damaged is an `OutputError` that names it."""
+        store, where = self.output.store, self.output.store.where(written.path)
         try:
-            with closing(store.reader(written.path)) as file, pq.ParquetFile(file.source) as parquet:
-                yield parquet
+            with closing(store.reader(written.path)) as file:
+                if file.entry.size != written.size:
+                    raise OutputError(f"{where} has {file.entry.size} bytes; its commit says {written.size} bytes")
+                with pq.ParquetFile(file.source) as parquet:
+                    yield parquet
+        except FileNotFoundError:
+            raise OutputError(f"{where} is gone; its commit says {written.size} bytes") from None
         except pa.ArrowException as error:
-            where = store.where(written.path)
             raise OutputError(f"{where} cannot be read: {' '.join(str(error).split())}") from None
