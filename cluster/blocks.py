@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -86,24 +86,32 @@ class Block:
         return head, rest
 
 
-def packed(blocks: Iterable[Block], limits: BlockLimits) -> Iterator[Block]:
-    """Yield the rows of *blocks* in blocks as big as *limits* allow; the last may only say what was filtered."""
+def packed(blocks: Iterable[Block], limits: BlockLimits, wanted: Callable[[], int] | None = None) -> Iterator[Block]:
+    """Yield the rows of *blocks* in blocks as big as *limits* allow; the last may only say what was filtered.
+
+    Args:
+        blocks: In order.
+        limits: Of each block.
+        wanted: Asked before each block how many rows it shall have at most; as many as *limits* allow if ``None``.
+    """
     pending: Block | None = None
+    rows = min(limits.rows, wanted()) if wanted else limits.rows
     for block in blocks:
         pending = pending.joined(block) if pending else block
-        while (rows := _fitting(pending.images, limits)) is not None:
-            head, pending = pending.cut(rows)
+        while (count := _fitting(pending.images, rows, limits.size)) is not None:
+            head, pending = pending.cut(count)
             yield head
+            rows = min(limits.rows, wanted()) if wanted else limits.rows
     if pending and (pending.images or pending.filtered):
         yield pending
 
 
-def _fitting(images: Sequence[Image], limits: BlockLimits) -> int | None:
-    """Return how many of *images* make a full block; ``None`` if there is room for more."""
+def _fitting(images: Sequence[Image], rows: int, most: int) -> int | None:
+    """Return how many of *images* make a block of *rows* or *most* bytes; ``None`` if there is room for more."""
     for count, size in enumerate(accumulate(map(_size, images)), 1):
-        if size > limits.size:
+        if size > most:
             return max(1, count - 1)
-        if count == limits.rows:
+        if count == rows:
             return count
     return None
 

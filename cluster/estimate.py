@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PROBE_ROWS", "Estimate", "Probe", "dry_run", "estimate", "probe_parts"]
 
 PROBE_ROWS = 200
+WARM_UP_ROWS = 16
 PLACES = 8  # that they come from
 
 
@@ -121,7 +122,7 @@ def _probe(job: Job, pending: Sequence[Shard]) -> Probe:
     begun = time.monotonic()
     worker = ShardWorker(job.artifact, job.spec, division.threads.times(workers))
     first, (start, stop) = parts[0]
-    worker.probe(first, (start, min(stop, job.spec.batch_size)))  # caches and memory pools fill
+    worker.probe(first, (start, min(stop, WARM_UP_ROWS)))  # caches and memory pools fill
     ready = time.monotonic()
     with ThreadPoolExecutor(workers, thread_name_prefix="probe") as executor:
         list(executor.map(lambda one: worker.probe(*one), parts))

@@ -43,7 +43,7 @@ from cluster.storage import is_remote
 from cluster.storage.fetch import FetchLimits
 from cluster.tasks import Outcome
 from cluster.worker import WORKER_MEMORY, ShardWorker, WorkerSpec
-from cluster.workers import divide, machine_cores, parse_workers, seats
+from cluster.workers import divide, machine_cores, parse_threads, parse_workers, seats
 from runtime.artifact import Artifact
 from runtime.home import Home
 from runtime.store import ModelStore, resolve_artifact
@@ -71,7 +71,8 @@ class BatchOptions:
         limit: Take so many rows of the sample, or of all, at most, before the filter; all if ``None``.
         workers: ``auto``, ``N`` or ``KIND=N,...``; see `cluster.workers`.
         provider: Execution provider, or ``auto``.
-        batch_size: Images an inference.
+        batch_size: Images an inference; found out by each worker if ``None``.
+        threads: ``SESSION:DECODE``, of each worker: within an inference, and to decode; found out if ``None``.
         worker_memory: MiB that the images in the buffers of each worker may have.
         fetch_concurrency: Images that each worker fetches at a time where a column names them by URL.
         shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
@@ -96,7 +97,8 @@ class BatchOptions:
     limit: int | None = None
     workers: str = "auto"
     provider: str = "auto"
-    batch_size: int = 16
+    batch_size: int | None = None
+    threads: str | None = None
     worker_memory: int = WORKER_MEMORY // MIB
     fetch_concurrency: int = 16
     shard_rows: int | None = None
@@ -204,6 +206,7 @@ def plan_job(options: BatchOptions) -> Job:
         columns=source.columns,
         kept=kept,
         batch_size=options.batch_size,
+        threads=None if options.threads is None else parse_threads(options.threads),
         provider=options.provider,
         fetch=FetchLimits(concurrency=options.fetch_concurrency),
         memory=options.worker_memory * MIB,

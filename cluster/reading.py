@@ -237,9 +237,12 @@ def _dataset_reader(columns: Columns, _: FetchLimits = FETCH_LIMITS) -> Reader:
     return DatasetReader(columns)
 
 
-def shard_blocks(readers: Mapping[str, Reader], shard: Shard, limits: BlockLimits) -> Iterator[Block]:
-    """Yield the rows of *shard* in blocks as big as *limits* allow, whatever files they are from; see `Reader`."""
-    return packed((block for part in shard.ranges for block in readers[shard.reader].blocks(part, limits)), limits)
+def shard_blocks(
+    readers: Mapping[str, Reader], shard: Shard, limits: BlockLimits, wanted: Callable[[], int] | None = None
+) -> Iterator[Block]:
+    """Yield the rows of *shard* in blocks as `packed` makes them, whatever files they are from; see `Reader`."""
+    blocks = (block for part in shard.ranges for block in readers[shard.reader].blocks(part, limits))
+    return packed(blocks, limits, wanted)
 
 
 READERS: Mapping[str, Callable[..., Reader]] = {"parquet": ParquetReader, "dataset": _dataset_reader}

@@ -5,6 +5,7 @@ Rules:
     * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
       shard and the beginning of the next, when two threads run one each.
     * At most `Threads.infer` batches are in the session at a time.
+    * Batch size and division of the threads are found out in the first seconds (`cluster.tuning`), unless given.
     * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
       smaller where its images are so large that `WorkerSpec.memory` would not do.
     * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
@@ -17,11 +18,12 @@ import math
 import os
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,7 @@ from cluster.records import Commit
 from cluster.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.sources import Columns
 from cluster.storage.fetch import FETCH_LIMITS, FetchLimits
+from cluster.tuning import DEFAULT_SIZE, SIZES, Tuner
 from runtime.artifact import Artifact
 from runtime.errors import ImageError, ModelError
 from runtime.images import Decoded
@@ -50,6 +53,9 @@ __all__ = ["STAGES", "WORKER_MEMORY", "ShardWorker", "Threads", "WorkerSpec", "b
 STAGES = ("read", "decode", "infer", "write")
 BUFFERED = 2  # batches between two stages
 WORKER_MEMORY = 1024**3  # bytes
+ON_CORES = frozenset(
+    {"CPUExecutionProvider", "XnnpackExecutionProvider"}
+)  # whose session threads take cores from others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,9 @@ class Threads:
         """Return what one worker has that stands for several: one session, used by several threads."""
         return Threads(session=self.session, decode=self.decode * workers, infer=self.infer * workers)
 
+    def __str__(self) -> str:
+        return f"threads session={self.session} decode={self.decode} infer={self.infer}"
+
     @property
     def batches(self) -> int:
         """How many batches are in buffers at most: of a shard for each inference, and of one more that overlaps."""
@@ -84,7 +93,8 @@ class WorkerSpec:
         output: Where the output goes; see `OutputDirectory.open`.
         columns: What is read.
         kept: The fields of the kept columns.
-        batch_size: Images an inference.
+        batch_size: Images an inference; ``None``: what the worker finds out to be fast (`cluster.tuning`).
+        threads: (within an inference, that decode) of each worker; ``None``: what it is given, and then finds out.
         provider: Execution provider, or ``auto``.
         fetch: How images are fetched that a column names by URL.
         memory: Bytes that the images in a worker's buffers may have; the model and libraries come on top.
@@ -93,8 +103,9 @@ class WorkerSpec:
     output: str
     columns: Columns
     kept: tuple[pa.Field, ...]
-    batch_size: int
+    batch_size: int | None
     provider: str
+    threads: tuple[int, int] | None = None
     fetch: FetchLimits = FETCH_LIMITS
     memory: int = WORKER_MEMORY
 
@@ -126,12 +137,12 @@ class _Inferred:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What is to be read: *part* of *shard* but for the rows that are *spared*, in blocks of *batch_size*."""
+    """What is to be read: *part* of *shard* but for the rows that are *spared*, in blocks of a *share* of the size."""
 
     shard: Shard
     part: Part
     spared: frozenset[int]
-    batch_size: int
+    share: int
 
 
 def block_limits(memory: int, threads: Threads, input_bytes: int, batch_size: int) -> BlockLimits:
@@ -165,6 +176,9 @@ class ShardWorker:
             ProviderError: Nothing passed the proof here.
             ModelError: The model does not fit its manifest.
         """
+        if spec.threads is not None:
+            session, decode = spec.threads
+            threads = replace(threads, session=session, decode=decode * threads.infer)
         options = SessionOptions(intra_op_threads=threads.session)
         self._predictor = Predictor(artifact, provider=spec.provider, options=options)
         self._spec = spec
@@ -175,6 +189,7 @@ class ShardWorker:
         self._input_bytes = _input_bytes(self._predictor.variant)
         self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
+        self._tuner = self._new_tuner()
         self._infer_slots = threading.BoundedSemaphore(threads.infer)
         self._progress: dict[str, int] = {}
         self._stopped = threading.Event()
@@ -200,6 +215,7 @@ class ShardWorker:
             "provider": self._predictor.provider,
             "onnxruntime": self._predictor.proof.ort,
             **self._remarks(),
+            "settings": f"batches of {self._tuner.size}, {self._threads}",
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
         }
@@ -213,7 +229,7 @@ class ShardWorker:
 
     def _remarks(self) -> dict[str, str]:
         size, fallback = self._predictor.fixed_batch, self._predictor.fallback
-        looped = "" if size == self._spec.batch_size else ", looped"
+        looped = "" if size == self._tuner.size else ", looped"
         remarks = {"batch": None if size is None else f"batch {size}{looped}", "fallback": fallback}
         return {name: remark for name, remark in remarks.items() if remark is not None}
 
@@ -245,7 +261,7 @@ class ShardWorker:
             raise CommitLostError(f"shard {shard} is committed already")
         clock = StageClock(*STAGES)
         filtered, decoders = 0, Counter[str]()
-        rows = _Rows(shard, (0, shard.rows), spared, max(1, self._spec.batch_size // share))
+        rows = _Rows(shard, (0, shard.rows), spared, share)
         with self._output.attempt(shard, self._schema) as attempt, closing(self._inferred(rows, clock)) as inferred:
             for item in inferred:
                 with clock.measure("write"), _naming(self._output.store.staging):
@@ -263,7 +279,7 @@ class ShardWorker:
         Raises:
             VedetteError: As `run`.
         """
-        rows = _Rows(shard, part, spared, max(1, self._spec.batch_size // share))
+        rows = _Rows(shard, part, spared, share)
         with closing(self._inferred(rows, StageClock(*STAGES))) as inferred:
             for _ in inferred:
                 pass
@@ -288,17 +304,25 @@ class ShardWorker:
 
         def prepare(one: tuple[Block, bool]) -> _Prepared:
             block, usable = one
+            begun = time.perf_counter()
             with clock.measure("decode"):
-                return self._prepare(block, self._load if usable else _spare)
+                done = self._prepare(block, self._load if usable else _spare)
+            self._tuner.decoded(done.rows - done.filtered, time.perf_counter() - begun)
+            return done
 
         prepared = prefetch(map_ahead(prepare, blocks, self._executor, self._threads.decode), BUFFERED, "decode")
         return prefetch(self._infer_all(prepared, clock), BUFFERED, "infer")
 
     def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
         """Yield *rows* in blocks, each with whether its images may be looked at."""
-        limits = block_limits(self._spec.memory, self._threads, self._input_bytes, rows.batch_size)
+        most = self._tuner.size if self._tuner.settled else max(SIZES)
+        limits = block_limits(self._spec.memory, self._threads, self._input_bytes, max(1, most // rows.share))
+
+        def wanted() -> int:
+            return max(1, self._tuner.next_size() // rows.share)
+
         for part, usable in pieces(rows.part, rows.spared):
-            for block in shard_blocks(self._readers, rows.shard.part(*part), limits):
+            for block in shard_blocks(self._readers, rows.shard.part(*part), limits, wanted):
                 yield block, usable
 
     def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:
@@ -337,9 +361,38 @@ class ShardWorker:
         if item.inputs is None:
             return []
         with self._infer_slots, clock.measure("infer"):
+            begun = time.perf_counter()
             outputs = self._predictor.infer(item.inputs)
+            settled = self._tuner.inferred(len(item.inputs), time.perf_counter() - begun)
+        if settled:
+            self._divide_threads()
         with clock.measure("infer"):
             return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
+
+    def _new_tuner(self) -> Tuner:
+        """Return what decides on the batch size: nothing is left to decide if it was given, or the graph has one."""
+        fixed = self._spec.batch_size or self._predictor.fixed_batch
+        if fixed is not None:
+            return Tuner((), fixed)
+        most = block_limits(self._spec.memory, self._threads, self._input_bytes, max(SIZES)).rows
+        return Tuner([size for size in SIZES if size <= most], min(DEFAULT_SIZE, most))
+
+    def _divide_threads(self) -> None:
+        """Divide the threads anew, if that is worth another session; shards that are running keep their decoders."""
+        threads = self._threads
+        if self._spec.threads is not None or threads.infer > 1 or self._predictor.provider not in ON_CORES:
+            return
+        session, decode = self._tuner.divided(threads.session, threads.decode)
+        if (session, decode) == (threads.session, threads.decode):
+            return
+        self._predictor = Predictor(
+            self._predictor.artifact,
+            provider=self._predictor.proof.reference,
+            variant=self._predictor.variant.id,
+            options=SessionOptions(intra_op_threads=session),
+        )
+        self._executor = ThreadPoolExecutor(decode, thread_name_prefix="decode")
+        self._threads = replace(threads, session=session, decode=decode)
 
     def _write(self, attempt: Attempt, item: _Inferred) -> None:
         attempt.quarantine(item.prepared.bad)

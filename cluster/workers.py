@@ -26,12 +26,13 @@ from itertools import islice
 from cluster.errors import WorkersError
 from cluster.worker import Threads
 
-__all__ = ["NEEDS", "Division", "Node", "Seat", "divide", "machine_cores", "parse_workers", "seats"]
+__all__ = ["NEEDS", "Division", "Node", "Seat", "divide", "machine_cores", "parse_threads", "parse_workers", "seats"]
 
 Counts = Mapping[str, int]
 """Workers by key of `NEEDS`: an alias of an execution provider, or ``gpu`` for any that runs on one."""
 
 _PART = re.compile(r"(?:([a-z-]+)=)?(\d+)")
+_THREADS = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
 MOST_WORKERS = 10_000
 CPU = "cpu"
 ACCELERATOR = "gpu"  # the kind of the workers that ``auto`` has for GPUs of any make
@@ -121,6 +122,18 @@ def parse_workers(text: str) -> Counts | None:
             )
         counts[kind] = int(match[2])
     return counts
+
+
+def parse_threads(text: str) -> tuple[int, int]:
+    """Return the threads of each worker that *text* asks for: within an inference, and to decode.
+
+    Raises:
+        WorkersError: It is not ``SESSION:DECODE``.
+    """
+    match = _THREADS.fullmatch(text.strip())
+    if match is None:
+        raise WorkersError(f"--threads {text!r}: expected SESSION:DECODE, each at least 1, like 3:1")
+    return int(match[1]), int(match[2])
 
 
 def divide(cores: int, workers: int | None, largest: int | None = None) -> Division:

@@ -52,7 +52,14 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
     ),
     click.option("--provider", default="auto", show_default=True, help="Execution provider to run on."),
     click.option(
-        "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Images an inference."
+        "--batch-size",
+        type=click.IntRange(min=1),
+        help="Images an inference [default: found out as the job begins].",
+    ),
+    click.option(
+        "--threads",
+        metavar="SESSION:DECODE",
+        help="Threads of each worker, within an inference and to decode [default: found out].",
     ),
     click.option(
         "--worker-memory",

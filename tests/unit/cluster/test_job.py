@@ -62,6 +62,8 @@ def test_every_row_has_the_right_answer_and_the_kept_columns(options, rows):
     assert set(summary.seconds) == {"read", "decode", "infer", "write"}
     assert summary.ran_on[0].startswith("fp32 on CPUExecutionProvider")
     assert summary.decoders == {read(picture(0)).decoder: 100}
+    assert [*summary.settings] == ["batches of 16, threads session=1 decode=2 infer=2"]  # 100 rows settle nothing
+    assert "batches of 16, threads" in summary.text()
 
 
 def test_kept_images_come_out_as_they_went_in(options, rows):

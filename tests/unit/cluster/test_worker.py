@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,13 +9,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from color_model import picture, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.commit import OutputDirectory
 from cluster.errors import CommitLostError, InputChangedError, StoppedError
 from cluster.job import Job, plan_job
 from cluster.pool import LocalPool, run_task
 from cluster.tasks import Task
-from cluster.worker import STAGES, ShardWorker, Threads
+from cluster.worker import STAGES, ShardWorker, Threads, block_limits
 from runtime.images import read
 
 PNG = picture(0)
@@ -62,6 +65,52 @@ def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
     assert commit.ran_on["provider"] == "CPUExecutionProvider"
     assert "batch" not in commit.ran_on  # the graph takes any
     assert commit.decoders == {read(PNG).decoder: len(good)}
+
+
+def test_batch_sizes_are_tried_and_answers_do_not_depend_on_them(options, tmp_path):
+    write_rows(tmp_path / "in.parquet", 1500, bad=BAD)
+    found = []
+    for name, size in (("tuned", None), ("one", 1), ("many", 64)):
+        job = plan_job(options(keep=("number",), batch_size=size, shard_rows=500, output=str(tmp_path / name)))
+        job.output.claim(job.record)
+        worker = make_worker(job)
+        commits = [worker.run(shard) for shard in job.shards]
+        found.append([row for commit in commits for row in rows_of(job.output, commit.data.path)])
+        settings = commits[-1].ran_on["settings"]
+        assert re.fullmatch(rf"batches of {size or '(8|16|32|64)'}, threads session=1 decode=\d infer=1", settings)
+        assert worker._tuner.settled
+    assert found[0] == found[1] == found[2]
+    assert [row["number"] for row in found[0]] == [number for number in range(1500) if number not in BAD]
+
+
+def test_given_threads_are_taken(options, tmp_path):
+    write_rows(tmp_path / "in.parquet", 20)
+    job = plan_job(options(threads="2:3", batch_size=5))
+    job.output.claim(job.record)
+    worker = make_worker(job, Threads(infer=2, decode=2))
+    assert worker.run(job.shards[0]).ran_on["settings"] == "batches of 5, threads session=2 decode=6 infer=2"
+
+
+def test_another_division_of_the_threads_changes_no_answer(job, monkeypatch):
+    worker = make_worker(job, Threads(session=1, decode=3))
+    before = [row["score"] for row in rows_of(job.output, worker.run(job.shards[0]).data.path)]
+    monkeypatch.setattr(worker._tuner, "divided", lambda session, decode: (session + 1, decode - 1))
+    worker._divide_threads()
+    other = plan_job(replace(job.options, output=f"{job.output.uri}-2"))
+    other.output.claim(other.record)
+    worker._output = other.output
+    commit = worker.run(job.shards[0])
+    assert commit.ran_on["settings"] == "batches of 4, threads session=2 decode=2 infer=1"
+    assert [row["score"] for row in rows_of(other.output, commit.data.path)] == before
+
+
+@given(st.integers(0, 1 << 34), st.integers(1, 16), st.integers(1, 8), st.integers(1, 1 << 24), st.integers(1, 256))
+def test_all_batches_in_buffers_fit_into_the_memory_unless_they_are_single_rows(memory, decode, infer, row, size):
+    threads = Threads(decode=decode, infer=infer)
+    limits = block_limits(memory, threads, row, size)
+    assert 1 <= limits.rows <= size
+    assert limits.size * threads.batches <= max(memory, threads.batches)
+    assert limits.rows == 1 or limits.rows * row * threads.batches <= memory
 
 
 def test_the_file_says_which_model_made_it(job):

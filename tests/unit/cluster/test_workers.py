@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import WorkersError
 from cluster.worker import Threads
-from cluster.workers import NEEDS, Node, Seat, divide, parse_workers, seats
+from cluster.workers import NEEDS, Node, Seat, divide, parse_threads, parse_workers, seats
 from runtime.providers import ALIASES
 
 
@@ -117,3 +117,10 @@ def test_no_node_gives_more_than_it_has_and_no_more_workers_than_work(sizes, mos
         taken = [seat for seat in found if seat.node == one.id]
         assert sum(seat.cpus for seat in taken) <= one.cores
         assert sum(seat.resources.get("GPU", 0) for seat in taken) <= one.resources["GPU"]
+
+
+def test_threads_are_two_numbers():
+    assert parse_threads("12:4") == (12, 4)
+    for text in ("", "4", "0:1", "1:0", "a:b", "1:2:3"):
+        with pytest.raises(WorkersError, match="expected SESSION:DECODE"):
+            parse_threads(text)
