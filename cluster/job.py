@@ -28,6 +28,7 @@ from cluster.apart import ApartPool, marker_of, marking
 from cluster.commit import OutputDirectory
 from cluster.dispatch import Policy, dispatch
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
+from cluster.evaluation import Evaluation, check_evaluable, evaluate
 from cluster.jobs.outputs import write_report
 from cluster.jobs.request import job_id
 from cluster.merging import FILE_BYTES, Merger
@@ -65,6 +66,7 @@ class BatchOptions:
         output: URI of the directory to write.
         image_column: Of Parquet; found out if ``None``.
         keep: Columns that pass through; ``COLUMN`` or ``COLUMN=NAME``.
+        evaluate: Column of labels to judge the answers by; it is kept.
         filter: Expression; see `cluster.filters`.
         sample: Fraction of the rows to take, before the filter; all if ``None``.
         seed: Of the sample.
@@ -91,6 +93,7 @@ class BatchOptions:
     output: str
     image_column: str | None = None
     keep: tuple[str, ...] = ()
+    evaluate: str | None = None
     filter: str | None = None
     sample: float | None = None
     seed: int = 0
@@ -170,7 +173,8 @@ def plan_job(options: BatchOptions) -> Job:
         raise WorkersError(f"--workers {options.workers!r}: with --local there is one worker; name its --provider")
     output = OutputDirectory.open(options.output)
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
-    keep = named_apart(map(Kept.parse, options.keep), artifact.manifest)
+    names = _kept_columns(options)
+    keep = named_apart(map(Kept.parse, names), artifact.manifest)
     sample = None if options.sample is None else Sample(fraction=options.sample, seed=options.seed)
     columns = Columns(
         image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter, sample=sample
@@ -180,6 +184,8 @@ def plan_job(options: BatchOptions) -> Job:
         source = replace(source, files=tuple(limited(source.files, options.limit, sample)))
     _check_apart(output.uri, source)
     kept = tuple(kept_fields(source.schema, keep))
+    if options.evaluate is not None:
+        check_evaluable(artifact.manifest, source.schema.field(options.evaluate))
     schema = output_schema(artifact.manifest, kept)
     limits = ShardLimits(rows=options.shard_rows or default_shard_rows(source.rows))
     shards = plan_shards(source.files, limits, reader=source.reader)
@@ -190,7 +196,7 @@ def plan_job(options: BatchOptions) -> Job:
         files={file.path: (file.etag, file.rows) for file in source.files},
         options={
             "image column": source.columns.image,
-            "keep": list(options.keep),
+            "keep": list(names),
             "filter": options.filter,
             "sample": None if sample is None else [sample.fraction, sample.seed],
             "limit": options.limit,
@@ -221,6 +227,14 @@ def plan_job(options: BatchOptions) -> Job:
         spec=spec,
         output=output,
     )
+
+
+def _kept_columns(options: BatchOptions) -> tuple[str, ...]:
+    """Return what is kept, in the words of ``--keep``: the column of labels, too."""
+    label = options.evaluate
+    if label is None or label in {Kept.parse(text).column for text in options.keep}:
+        return options.keep
+    return (*options.keep, label)
 
 
 def _check_apart(output: str, source: Source) -> None:
@@ -256,13 +270,24 @@ def run_batch(options: BatchOptions) -> Summary:
     summary = Summary.of(
         manifest,
         tally,
+        evaluation=_evaluated(job, manifest),
         output=job.output.uri,
         workers=workers,
         working=working,
         elapsed=time.monotonic() - started,
     )
-    write_report(job.output, lambda: _facts(job, manifest, summary), worked=summary.shards["committed"] > 0)
+    worked = summary.shards["committed"] > 0 or summary.evaluation is not None
+    write_report(job.output, lambda: _facts(job, manifest, summary), worked=worked)
     return summary
+
+
+def _evaluated(job: Job, manifest: OutputManifest) -> Evaluation | None:
+    label = job.options.evaluate
+    if label is None:
+        return None
+    kept = named_apart(map(Kept.parse, _kept_columns(job.options)), job.artifact.manifest)
+    name = next(one.name for one in kept if one.column == label)
+    return evaluate(job.output, manifest, name, job.artifact.manifest.labels)
 
 
 def _facts(job: Job, manifest: OutputManifest, summary: Summary) -> ReportFacts:

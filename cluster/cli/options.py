@@ -32,6 +32,11 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         help="Input columns to pass through: COLUMN or COLUMN=NAME, separated by commas; where the output has a column "
         "of that name itself, COLUMN is kept as input_COLUMN.",
     ),
+    click.option(
+        "--evaluate",
+        metavar="COLUMN",
+        help="Judge a classifier by this column of class names or indices, which is kept.",
+    ),
     click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...]."),
     click.option(
         "--sample",

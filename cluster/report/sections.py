@@ -29,6 +29,8 @@ REASONS = {
 }
 """By reason code of `runtime.errors.ImageReason`: what it means."""
 
+METRICS = {"top1": "top-1 accuracy", "macro_f1": "macro F1", "macro_recall": "macro recall"}
+
 
 def render_report(facts: ReportFacts) -> bytes:
     """Return the report of *facts*, UTF-8 HTML that needs nothing but a browser."""
@@ -125,6 +127,15 @@ def _stations(facts: ReportFacts) -> Markup | None:
     return section(
         "Who did the work", _table(columns, rows), *([hint(f"Images decoded: {decoded}.")] if decoded else [])
     )
+
+
+def _evaluation(facts: ReportFacts) -> Markup | None:
+    judged = facts.summary.evaluation
+    if judged is None:
+        return None
+    said = f"Against the column {judged.column}: {judged.judged:,} rows have a label, {judged.unlabelled:,} have none."
+    shown = tiles((METRICS.get(name, name), f"{value:.4f}") for name, value in judged.metrics.items())
+    return section("Evaluation", hint(said), *([shown] if judged.metrics else []))
 
 
 def _classes(facts: ReportFacts) -> Markup | None:
@@ -224,6 +235,7 @@ def _shown(value: object) -> str:
 SECTIONS: tuple[Callable[[ReportFacts], Markup | None], ...] = (
     _throughput,
     _stages,
+    _evaluation,
     _classes,
     _bad_rows,
     _stations,

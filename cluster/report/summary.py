@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cluster.evaluation import Evaluation
 from cluster.records import Commit, OutputManifest
 from runtime.terminal import table
 
@@ -87,6 +88,7 @@ class Summary:
         settings: Workers of this run by what they found out to be fast, or were told: batch size and threads.
         faults: Tries of shards that failed in this run, by kind, and second attempts at slow ones.
         remarks: What is to be known of the workers.
+        evaluation: How right the answers are, if that was asked for.
     """
 
     model: str
@@ -104,10 +106,19 @@ class Summary:
     settings: Mapping[str, int]
     faults: Mapping[str, int]
     remarks: tuple[str, ...]
+    evaluation: Evaluation | None = None
 
     @classmethod
     def of(
-        cls, manifest: OutputManifest, tally: Tally, *, output: str, workers: int, working: float, elapsed: float
+        cls,
+        manifest: OutputManifest,
+        tally: Tally,
+        *,
+        output: str,
+        workers: int,
+        working: float,
+        elapsed: float,
+        evaluation: Evaluation | None = None,
     ) -> Summary:
         """Return the summary of a job that ended with *manifest*.
 
@@ -118,6 +129,7 @@ class Summary:
             workers: How many there were.
             working: Seconds that shards were running.
             elapsed: Seconds in all.
+            evaluation: How right the answers are.
         """
         return cls(
             model=manifest.model,
@@ -143,6 +155,7 @@ class Summary:
             settings=dict(sorted(Counter(tally.settings.values()).items())),
             faults=dict(sorted(tally.happened.items())),
             remarks=tuple(tally.remarks),
+            evaluation=evaluation,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -168,6 +181,9 @@ class Summary:
         facts += (
             [("faults", ", ".join(f"{count} {kind}" for kind, count in self.faults.items()))] if self.faults else []
         )
+        if self.evaluation is not None:
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in self.evaluation.metrics.items())
+            facts.append(("evaluation", f"{figures or '-'} on {self.evaluation.judged} labelled rows"))
         facts += [("note", remark) for remark in self.remarks]
         text = table(("batch job", ""), facts)
         if self.bad_rows:

@@ -1,8 +1,7 @@
 """Classification: top-1, top-5, precision, recall and F1 of each class, and what is taken for what.
 
 Rules:
-    * Precision of a class is the share of its answers that are right, recall the share of its images that are found,
-      F1 their harmonic mean, 2TP / (2TP + FP + FN): van Rijsbergen, Information Retrieval, 1979, chapter 7.
+    * Precision, recall and F1 are those of `runtime.metrics`.
     * ``macro_f1`` and ``macro_recall`` are means over the classes that occur in the data, each counting the same.
     * Top-5 is given where the model has more than five classes.
 """
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from controller.lifecycle.evaluation.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict, mean_of
 from runtime.manifest import Manifest
+from runtime.metrics import precision_recall_f1
 from runtime.tasks import Classification
 
 __all__ = ["METRIC", "ClassificationJudge", "class_figures"]
@@ -31,10 +31,7 @@ def class_figures(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
     Precision is NaN where the class was never said, recall where it does not occur, F1 where neither.
     """
-    right = np.diag(confusion).astype(np.float64)
-    said, support = confusion.sum(axis=0), confusion.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.stack([right / said, right / support, 2 * right / (said + support), support], axis=1)
+    return precision_recall_f1(np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
 
 
 class ClassificationJudge:
