@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,19 @@ class BlockLimits:
 
     rows: int
     size: int
+
+    @classmethod
+    def within(cls, memory: int, blocks: int, row_bytes: int, rows: int) -> Self:
+        """Return the limits of *blocks* blocks that fit into *memory* bytes together.
+
+        Args:
+            memory: In bytes.
+            blocks: That are there at a time.
+            row_bytes: Of one row, once it is ready for the model.
+            rows: At most.
+        """
+        size = max(1, memory // blocks)
+        return cls(rows=max(1, min(rows, size // max(1, row_bytes))), size=size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

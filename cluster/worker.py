@@ -48,7 +48,7 @@ from runtime.manifest import Variant
 from runtime.predictor import Predictor
 from runtime.session import SessionOptions
 
-__all__ = ["STAGES", "WORKER_MEMORY", "ShardWorker", "Threads", "WorkerSpec", "block_limits"]
+__all__ = ["STAGES", "WORKER_MEMORY", "ShardWorker", "Threads", "WorkerSpec"]
 
 STAGES = ("read", "decode", "infer", "write")
 BUFFERED = 2  # batches between two stages
@@ -143,19 +143,6 @@ class _Rows:
     part: Part
     spared: frozenset[int]
     share: int
-
-
-def block_limits(memory: int, threads: Threads, input_bytes: int, batch_size: int) -> BlockLimits:
-    """Return how big the batches of a worker are.
-
-    Args:
-        memory: Bytes for all batches in its buffers.
-        threads: Of the worker.
-        input_bytes: Of one row, once it is ready for the model.
-        batch_size: Rows at most.
-    """
-    size = max(1, memory // threads.batches)
-    return BlockLimits(rows=max(1, min(batch_size, size // max(1, input_bytes))), size=size)
 
 
 def _input_bytes(variant: Variant) -> int:
@@ -316,7 +303,7 @@ class ShardWorker:
     def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
         """Yield *rows* in blocks, each with whether its images may be looked at."""
         most = self._tuner.size if self._tuner.settled else max(SIZES)
-        limits = block_limits(self._spec.memory, self._threads, self._input_bytes, max(1, most // rows.share))
+        limits = self._limits(max(1, most // rows.share))
 
         def wanted() -> int:
             return max(1, self._tuner.next_size() // rows.share)
@@ -369,12 +356,16 @@ class ShardWorker:
         with clock.measure("infer"):
             return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
 
+    def _limits(self, rows: int) -> BlockLimits:
+        """Return how big batches of *rows* at most may be."""
+        return BlockLimits.within(self._spec.memory, self._threads.batches, self._input_bytes, rows)
+
     def _new_tuner(self) -> Tuner:
         """Return what decides on the batch size: nothing is left to decide if it was given, or the graph has one."""
         fixed = self._spec.batch_size or self._predictor.fixed_batch
         if fixed is not None:
             return Tuner((), fixed)
-        most = block_limits(self._spec.memory, self._threads, self._input_bytes, max(SIZES)).rows
+        most = self._limits(max(SIZES)).rows
         return Tuner([size for size in SIZES if size <= most], min(DEFAULT_SIZE, most))
 
     def _divide_threads(self) -> None:

@@ -12,12 +12,13 @@ from color_model import picture, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.blocks import BlockLimits
 from cluster.commit import OutputDirectory
 from cluster.errors import CommitLostError, InputChangedError, StoppedError
 from cluster.job import Job, plan_job
 from cluster.pool import LocalPool, run_task
 from cluster.tasks import Task
-from cluster.worker import STAGES, ShardWorker, Threads, block_limits
+from cluster.worker import STAGES, ShardWorker, Threads
 from runtime.images import read
 
 PNG = picture(0)
@@ -107,7 +108,7 @@ def test_another_division_of_the_threads_changes_no_answer(job, monkeypatch):
 @given(st.integers(0, 1 << 34), st.integers(1, 16), st.integers(1, 8), st.integers(1, 1 << 24), st.integers(1, 256))
 def test_all_batches_in_buffers_fit_into_the_memory_unless_they_are_single_rows(memory, decode, infer, row, size):
     threads = Threads(decode=decode, infer=infer)
-    limits = block_limits(memory, threads, row, size)
+    limits = BlockLimits.within(memory, threads.batches, row, size)
     assert 1 <= limits.rows <= size
     assert limits.size * threads.batches <= max(memory, threads.batches)
     assert limits.rows == 1 or limits.rows * row * threads.batches <= memory
