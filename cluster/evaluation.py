@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from cluster.commit import OutputDirectory
 from cluster.errors import SchemaError
 from cluster.records import OutputManifest
+from cluster.schema import Kept
 from runtime.manifest import Manifest
 from runtime.metrics import precision_recall_f1
 from runtime.tasks import Classification, head_of
 
-__all__ = ["Evaluation", "check_evaluable", "evaluate"]
+__all__ = ["Evaluation", "check_evaluable", "evaluate", "with_labels"]
 
 ROWS = 65_536  # in memory at a time
 
@@ -45,6 +46,13 @@ class Evaluation:
     judged: int
     unlabelled: int
     metrics: dict[str, float]
+
+
+def with_labels(keep: tuple[str, ...], label: str | None) -> tuple[str, ...]:
+    """Return what to keep, in the words of ``--keep``: what was asked for, and the column *label* to judge by."""
+    if label is None or label in {Kept.parse(text).column for text in keep}:
+        return keep
+    return (*keep, label)
 
 
 def check_evaluable(manifest: Manifest, column: pa.Field) -> None:

@@ -27,16 +27,15 @@ import pyarrow as pa
 from cluster.apart import ApartPool, marker_of, marking
 from cluster.commit import OutputDirectory
 from cluster.dispatch import Policy, dispatch
+from cluster.ending import end_job
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
-from cluster.evaluation import Evaluation, check_evaluable, evaluate
-from cluster.jobs.outputs import write_report
+from cluster.evaluation import check_evaluable, with_labels
 from cluster.jobs.request import job_id
-from cluster.merging import FILE_BYTES, Merger
+from cluster.merging import FILE_BYTES
 from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
 from cluster.pool import LocalPool, Pool
-from cluster.records import JobRecord, OutputManifest
+from cluster.records import JobRecord
 from cluster.report import Summary, Tally
-from cluster.report.facts import ReportFacts, gather
 from cluster.sampling import Sample, limited
 from cluster.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.sources import Columns, Source, open_source
@@ -48,7 +47,6 @@ from cluster.workers import divide, machine_cores, parse_threads, parse_workers,
 from runtime.artifact import Artifact
 from runtime.home import Home
 from runtime.store import ModelStore, resolve_artifact
-from runtime.tasks import head_of
 from runtime.terminal import Progress, progress
 
 __all__ = ["BatchOptions", "Job", "plan_job", "run_batch"]
@@ -173,7 +171,7 @@ def plan_job(options: BatchOptions) -> Job:
         raise WorkersError(f"--workers {options.workers!r}: with --local there is one worker; name its --provider")
     output = OutputDirectory.open(options.output)
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
-    names = _kept_columns(options)
+    names = with_labels(options.keep, options.evaluate)
     keep = named_apart(map(Kept.parse, names), artifact.manifest)
     sample = None if options.sample is None else Sample(fraction=options.sample, seed=options.seed)
     columns = Columns(
@@ -229,14 +227,6 @@ def plan_job(options: BatchOptions) -> Job:
     )
 
 
-def _kept_columns(options: BatchOptions) -> tuple[str, ...]:
-    """Return what is kept, in the words of ``--keep``: the column of labels, too."""
-    label = options.evaluate
-    if label is None or label in {Kept.parse(text).column for text in options.keep}:
-        return options.keep
-    return (*options.keep, label)
-
-
 def _check_apart(output: str, source: Source) -> None:
     """Raise if the output lies inside the input: the next run would take it for input."""
     place = source.uri.partition("#")[0]
@@ -266,40 +256,7 @@ def run_batch(options: BatchOptions) -> Summary:
     _check_bad_rows(job, tally)
     pending = [shard for shard in job.shards if shard.id not in commits]
     workers, working = _run_pending(job, pending, tally) if pending else (0, 0.0)
-    manifest = job.output.finish(job.record, job.shards, Merger(job.output, options.file_bytes))
-    summary = Summary.of(
-        manifest,
-        tally,
-        evaluation=_evaluated(job, manifest),
-        output=job.output.uri,
-        workers=workers,
-        working=working,
-        elapsed=time.monotonic() - started,
-    )
-    worked = summary.shards["committed"] > 0 or summary.evaluation is not None
-    write_report(job.output, lambda: _facts(job, manifest, summary), worked=worked)
-    return summary
-
-
-def _evaluated(job: Job, manifest: OutputManifest) -> Evaluation | None:
-    label = job.options.evaluate
-    if label is None:
-        return None
-    kept = named_apart(map(Kept.parse, _kept_columns(job.options)), job.artifact.manifest)
-    name = next(one.name for one in kept if one.column == label)
-    return evaluate(job.output, manifest, name, job.artifact.manifest.labels)
-
-
-def _facts(job: Job, manifest: OutputManifest, summary: Summary) -> ReportFacts:
-    commits = job.output.commits()
-    return gather(
-        job.output,
-        record=job.record,
-        manifest=manifest,
-        done=[(shard, commits[shard.id]) for shard in job.shards],
-        summary=summary,
-        result=head_of(job.artifact.manifest).result,
-    )
+    return end_job(job, tally, workers=workers, working=working, started=started)
 
 
 def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, float]:

@@ -222,7 +222,12 @@ def report(job: str, address: str | None, controller: str | None, *, as_json: bo
     """Show the report of JOB (its id, or its output) that is finished."""
     with _jobs(address, controller) as jobs:
         found = jobs.report(job)
-    facts = [(name.replace("_", " "), _flat(value)) for name, value in found.items()]
+    from dataclasses import fields
+
+    from cluster.report import Summary
+
+    summary = [field.name for field in fields(Summary) if found.get(field.name) is not None]  # the page has the rest
+    facts = [(name.replace("_", " "), _flat(found[name])) for name in summary]
     emit(found, as_json=as_json, text=lambda: table(("batch job", ""), facts))
 
 

@@ -1,0 +1,70 @@
+"""The end of a batch job, when every shard is committed: join the files, judge the answers, write the report."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cluster.evaluation import Evaluation, evaluate, with_labels
+from cluster.jobs.outputs import write_report
+from cluster.merging import Merger
+from cluster.report import Summary, Tally
+from cluster.report.facts import ReportFacts, gather
+from cluster.schema import Kept, named_apart
+from runtime.tasks import head_of
+
+if TYPE_CHECKING:
+    from cluster.job import Job
+    from cluster.records import OutputManifest
+
+__all__ = ["end_job"]
+
+
+def end_job(job: Job, tally: Tally, *, workers: int, working: float, started: float) -> Summary:
+    """Make the output of *job*, whose shards are committed, whole; return what there is to say of it.
+
+    Args:
+        job: That ends.
+        tally: What this run of it did.
+        workers: How many this run had.
+        working: Seconds that shards were running.
+        started: When this run began, by `time.monotonic`.
+
+    Raises:
+        OutputError: A shard is not committed, or a committed file is gone or not the one committed.
+        SchemaError: A label to judge by is no class of the model.
+    """
+    manifest = job.output.finish(job.record, job.shards, Merger(job.output, job.options.file_bytes))
+    summary = Summary.of(
+        manifest,
+        tally,
+        evaluation=_evaluated(job, manifest),
+        output=job.output.uri,
+        workers=workers,
+        working=working,
+        elapsed=time.monotonic() - started,
+    )
+    worked = summary.shards["committed"] > 0 or summary.evaluation is not None
+    write_report(job.output, lambda: _facts(job, manifest, summary), worked=worked)
+    return summary
+
+
+def _evaluated(job: Job, manifest: OutputManifest) -> Evaluation | None:
+    label = job.options.evaluate
+    if label is None:
+        return None
+    kept = named_apart(map(Kept.parse, with_labels(job.options.keep, label)), job.artifact.manifest)
+    name = next(one.name for one in kept if one.column == label)
+    return evaluate(job.output, manifest, name, job.artifact.manifest.labels)
+
+
+def _facts(job: Job, manifest: OutputManifest, summary: Summary) -> ReportFacts:
+    commits = job.output.commits()
+    return gather(
+        job.output,
+        record=job.record,
+        manifest=manifest,
+        done=[(shard, commits[shard.id]) for shard in job.shards],
+        summary=summary,
+        result=head_of(job.artifact.manifest).result,
+    )
