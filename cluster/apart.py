@@ -26,7 +26,8 @@ from pathlib import Path
 from cluster.errors import PoolError
 from cluster.pool import run_task
 from cluster.tasks import Failure, Kind, Outcome, Task
-from cluster.worker import ShardWorker, Threads, WorkerSpec
+from cluster.worker import ShardWorker
+from cluster.worker_spec import Threads, WorkerSpec
 from runtime.artifact import Artifact
 from runtime.files import make_directory
 

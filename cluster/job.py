@@ -42,7 +42,8 @@ from cluster.sources import Columns, Source, open_source
 from cluster.storage import is_remote
 from cluster.storage.fetch import FetchLimits
 from cluster.tasks import Outcome
-from cluster.worker import WORKER_MEMORY, ShardWorker, WorkerSpec
+from cluster.worker import ShardWorker
+from cluster.worker_spec import WORKER_MEMORY, WorkerSpec
 from cluster.workers import divide, machine_cores, parse_threads, parse_workers, seats
 from runtime.artifact import Artifact
 from runtime.home import Home

@@ -42,7 +42,8 @@ from cluster.errors import PoolError
 from cluster.pool import run_task
 from cluster.shipping import Package, unpack
 from cluster.tasks import Failure, Kind, Outcome, Task
-from cluster.worker import ShardWorker, WorkerSpec
+from cluster.worker import ShardWorker
+from cluster.worker_spec import WorkerSpec
 from cluster.workers import NEEDS, Node, Refused, Seat
 from runtime.providers import ALIASES
 

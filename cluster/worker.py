@@ -7,7 +7,7 @@ Rules:
     * At most `Threads.infer` batches are in the session at a time.
     * Batch size and division of the threads are found out in the first seconds (`cluster.tuning`), unless given.
     * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
-      smaller where its images are so large that `WorkerSpec.memory` would not do.
+      smaller where its images are so large that `cluster.worker_spec.WorkerSpec.memory` would not do.
     * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
     * Rows that are known to kill processes are spared: they go to quarantine, and nobody looks at them.
 """
@@ -38,9 +38,8 @@ from cluster.plan import Shard
 from cluster.reading import READERS, shard_blocks
 from cluster.records import Commit
 from cluster.schema import file_metadata, output_schema, prediction_arrays, task_columns
-from cluster.sources import Columns
-from cluster.storage.fetch import FETCH_LIMITS, FetchLimits
 from cluster.tuning import DEFAULT_SIZE, SIZES, Tuner
+from cluster.worker_spec import BUFFERED, Threads, WorkerSpec
 from runtime.artifact import Artifact
 from runtime.errors import ImageError, ModelError
 from runtime.images import Decoded
@@ -48,66 +47,12 @@ from runtime.manifest import Variant
 from runtime.predictor import Predictor
 from runtime.session import SessionOptions
 
-__all__ = ["STAGES", "WORKER_MEMORY", "ShardWorker", "Threads", "WorkerSpec"]
+__all__ = ["STAGES", "ShardWorker"]
 
 STAGES = ("read", "decode", "infer", "write")
-BUFFERED = 2  # batches between two stages
-WORKER_MEMORY = 1024**3  # bytes
 ON_CORES = frozenset(
     {"CPUExecutionProvider", "XnnpackExecutionProvider"}
 )  # whose session threads take cores from others
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Threads:
-    """How a worker uses its cores.
-
-    Attributes:
-        session: Threads within one inference.
-        decode: Threads that decode and resize.
-        infer: Inferences at a time.
-    """
-
-    session: int = 1
-    decode: int = 1
-    infer: int = 1
-
-    def times(self, workers: int) -> Threads:
-        """Return what one worker has that stands for several: one session, used by several threads."""
-        return Threads(session=self.session, decode=self.decode * workers, infer=self.infer * workers)
-
-    def __str__(self) -> str:
-        return f"threads session={self.session} decode={self.decode} infer={self.infer}"
-
-    @property
-    def batches(self) -> int:
-        """How many batches are in buffers at most: of a shard for each inference, and of one more that overlaps."""
-        return (self.decode + 3 * BUFFERED) * (self.infer + 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSpec:
-    """All that a worker must know besides the artifact; it travels to other machines.
-
-    Attributes:
-        output: Where the output goes; see `OutputDirectory.open`.
-        columns: What is read.
-        kept: The fields of the kept columns.
-        batch_size: Images an inference; ``None``: what the worker finds out to be fast (`cluster.tuning`).
-        threads: (within an inference, that decode) of each worker; ``None``: what it is given, and then finds out.
-        provider: Execution provider, or ``auto``.
-        fetch: How images are fetched that a column names by URL.
-        memory: Bytes that the images in a worker's buffers may have; the model and libraries come on top.
-    """
-
-    output: str
-    columns: Columns
-    kept: tuple[pa.Field, ...]
-    batch_size: int | None
-    provider: str
-    threads: tuple[int, int] | None = None
-    fetch: FetchLimits = FETCH_LIMITS
-    memory: int = WORKER_MEMORY
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from cluster.errors import WorkersError
-from cluster.worker import Threads
+from cluster.worker_spec import Threads
 
 __all__ = ["NEEDS", "Division", "Node", "Seat", "divide", "machine_cores", "parse_threads", "parse_workers", "seats"]
 

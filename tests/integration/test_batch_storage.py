@@ -28,7 +28,8 @@ from cluster.errors import InputChangedError, OutputError, ShardError, StorageEr
 from cluster.job import plan_job
 from cluster.storage import Store, open_store
 from cluster.storage.fetch import Fetcher, FetchLimits
-from cluster.worker import ShardWorker, Threads
+from cluster.worker import ShardWorker
+from cluster.worker_spec import Threads
 from runtime.errors import DatasetError, ImageError
 from runtime.objects import Patience
 from runtime.proof import prove_isolated

@@ -17,7 +17,7 @@ from cluster.apart import ApartPool, marker_of, marking
 from cluster.errors import PoolError
 from cluster.job import Job, plan_job
 from cluster.tasks import Kind, Outcome, Task
-from cluster.worker import Threads
+from cluster.worker_spec import Threads
 
 
 @pytest.fixture

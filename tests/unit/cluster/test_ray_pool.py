@@ -16,7 +16,7 @@ from ray.exceptions import (
 from cluster import ray_pool
 from cluster.ray_pool import RayPool, _Actor
 from cluster.tasks import Kind
-from cluster.worker import Threads
+from cluster.worker_spec import Threads
 from cluster.workers import Node, Seat
 
 ACTOR = bytes(16)

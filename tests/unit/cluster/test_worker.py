@@ -18,7 +18,8 @@ from cluster.errors import CommitLostError, InputChangedError, StoppedError
 from cluster.job import Job, plan_job
 from cluster.pool import LocalPool, run_task
 from cluster.tasks import Task
-from cluster.worker import STAGES, ShardWorker, Threads
+from cluster.worker import STAGES, ShardWorker
+from cluster.worker_spec import Threads
 from runtime.images import read
 
 PNG = picture(0)

@@ -26,7 +26,8 @@ from pathlib import Path
 import pyarrow as pa
 from cluster.plan import ShardLimits, plan_shards
 from cluster.sources import Columns, open_source
-from cluster.worker import ShardWorker, Threads, WorkerSpec
+from cluster.worker import ShardWorker
+from cluster.worker_spec import Threads, WorkerSpec
 from runtime.artifact import Artifact
 
 def peak():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import WorkersError
-from cluster.worker import Threads
+from cluster.worker_spec import Threads
 from cluster.workers import NEEDS, Node, Seat, divide, parse_threads, parse_workers, seats
 from runtime.providers import ALIASES
 
