@@ -35,7 +35,6 @@ import onnx
 import torch
 from record import RESULTS, TEST_DATA, environment, keep
 
-from controller.lifecycle.pixel_input import embed_normalization
 from controller.lifecycle.export import export_by_dynamo
 from controller.lifecycle.gate.checks import gate_batches
 from controller.lifecycle.graph import at_most_published_versions, load_graph
@@ -45,6 +44,7 @@ from controller.lifecycle.optimize.normalization import fold_normalization
 from controller.lifecycle.optimize.offline import write_offline
 from controller.lifecycle.optimize.portable import optimize_graph
 from controller.lifecycle.optimize.steps import count_nodes
+from controller.lifecycle.pixel_input import embed_normalization
 from controller.lifecycle.training.architectures import build
 from controller.lifecycle.training.data import read_data
 from controller.lifecycle.training.pruning import cut_channels

@@ -11,8 +11,8 @@ MobileNetV2 has its real weights; ResNet50 and ViT-S have random ones, on which 
 on the photographs (`networks.py`). Every third photograph calibrates, the others judge: top-1 by labels.csv, the share
 of the same answers as fp32, and the signal to quantization noise ratio of the scores. One thread, one picture a run.
 The variants take turns of a few runs, of which the first finds the caches full of another's weights and is not counted.
-Milliseconds are medians of processor time, which for one thread is what a clock would show if nobody else used the
-machine.
+Milliseconds are medians of processor time, which for one thread is what a clock would show if nobody else used its core;
+`fastest` is the ratio of the fastest runs, which neighbours that fill the shared caches slow down least.
 
 `--calibration-memory` calibrates with all methods in a process of its own and prints its peak memory: ResNet8 with the
 10,000 images of CIFAR-10, and MobileNetV2 with photographs, repeated to 1,000: memory does not grow with them.
@@ -43,8 +43,8 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 from record import RESULTS, TEST_DATA, environment, keep
 
-from controller.lifecycle.pixel_input import embed_normalization
 from controller.lifecycle.graph import find_image_input
+from controller.lifecycle.pixel_input import embed_normalization
 from controller.lifecycle.preparation.presets import resolve_preprocess
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
 from controller.lifecycle.quantization.calibration.methods import METHODS
@@ -152,8 +152,8 @@ def opened(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def milliseconds(models: Mapping[str, onnx.ModelProto], picture: Array, turns: int) -> dict[str, float]:
-    """Return the median processor time of one run of each."""
+def milliseconds(models: Mapping[str, onnx.ModelProto], picture: Array, turns: int) -> dict[str, list[float]]:
+    """Return the processor time of each run of each."""
     sessions = {name: opened(model) for name, model in models.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(turns):
@@ -163,7 +163,7 @@ def milliseconds(models: Mapping[str, onnx.ModelProto], picture: Array, turns: i
                 session.run(None, {session.get_inputs()[0].name: picture})
                 if number:
                     times[name].append(1000 * (time.process_time() - begun))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def scores(model: onnx.ModelProto, pictures: Array) -> Array:
@@ -197,8 +197,9 @@ def compared(name: str, photographs: Photographs, turns: int, budget: float) -> 
                 "model": name,
                 "variant": kind,
                 "mb": round(len(model.SerializeToString()) / 1e6, 2),
-                "ms": round(times[kind], 3),
-                "speedup": round(times["fp32"] / times[kind], 2),
+                "ms": round(statistics.median(times[kind]), 3),
+                "speedup": round(statistics.median(times["fp32"]) / statistics.median(times[kind]), 2),
+                "fastest": round(min(times["fp32"]) / min(times[kind]), 2),
                 "sqnr_db": round(sqnr_db(float(np.square(answers["fp32"]).sum()), noise), 2),
                 "top1": None if right is None else round(float(right.mean()), 4),
                 "as_fp32": round(float(same.mean()), 4),
