@@ -10,7 +10,7 @@ python benchmarks/quantize.py --calibration-memory [--images N]
 MobileNetV2 has its real weights; ResNet50 and ViT-S have random ones, on which speed and rounding depend as little as
 on the photographs (`networks.py`). Every third photograph calibrates, the others judge: top-1 by labels.csv, the share
 of the same answers as fp32, and the signal to quantization noise ratio of the scores. One thread, one picture a run.
-The variants take turns of a few runs, of which the first finds the caches full of another's weights and is not counted.
+The variants take turns of some runs, of which the first finds the caches full of another's weights and is not counted.
 Milliseconds are medians of processor time, which for one thread is what a clock would show if nobody else used its core;
 `fastest` is the ratio of the fastest runs, which neighbours that fill the shared caches slow down least.
 
