@@ -11,7 +11,7 @@ MobileNetV2 has its real weights; ResNet50 and ViT-S have random ones, on which 
 on the photographs (`networks.py`). Every third photograph calibrates, the others judge: top-1 by labels.csv, the share
 of the same answers as fp32, and the signal to quantization noise ratio of the scores. One thread, one picture a run.
 The variants take turns of some runs, of which the first finds the caches full of another's weights and is not counted.
-Milliseconds are medians of processor time, which for one thread is what a clock would show if nobody else used its core;
+Milliseconds are medians of processor time, which for one thread is what a clock would show on a core of its own;
 `fastest` is the ratio of the fastest runs, which neighbours that fill the shared caches slow down least.
 
 `--calibration-memory` calibrates with all methods in a process of its own and prints its peak memory: ResNet8 with the
