@@ -117,7 +117,7 @@ format: setup ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix
 
 bench: setup ## Run the benchmarks; each prints its figures
-	@set -e; for script in $(filter-out %/record.py %/networks.py %/zoo_models.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out %/record.py %/networks.py %/batch_engines.py %/zoo_models.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 constraints: ## Make constraints.txt anew: the newest versions that pyproject.toml admits
 	rm -rf build/constraints

@@ -1,26 +1,31 @@
-"""Rows per second of batch inference: `vedette batch run` beside Ray Data's `map_batches` and a plain script.
+"""Rows per second, and memory, of batch inference: `vedette batch run` beside what else is used for it.
 
-python benchmarks/batch.py [--rows 1000] [--repeats 3] [--engines vedette-ray,ray-data,...]
+python benchmarks/batch.py [--models mobilenet_v2,mobilenet_v2-int8,resnet50-int8] [--rows 1500] [--repeats 5]
+                           [--engines vedette-ray,ray-data,...]
 
-All engines run the same MobileNetV2 over the same JPEGs in the same Parquet file (row groups of 50) in
-one go, taking turns, each run in a process of its own. What is compared:
+All engines (`batch_engines.py`) run the same model over the same photographs in the same Parquet file (row groups of
+50) in one go, taking turns, each run in a process of its own:
 
-    vedette-ray    `vedette batch run`: Ray actors, one a core, normalization in the graph
-    vedette-local  the same with --local
-    ray-data       `ray.data.read_parquet(...).map_batches(...)`, as its documentation shows it: an actor
-                   pool, the model's own float input. Its actors decode and resize with the very
-                   functions that Vedette uses, normalize with NumPy, and take the same session options.
-    plain          the script that tutorials show: read the table, loop over batches, default session
+    vedette-ray     `vedette batch run`: Ray actors
+    vedette-local   the same with --local
+    ray-data        `ray.data.read_parquet(...).map_batches(...)`: an actor pool that decodes and infers
+    ray-data-apart  the same, where decoding has tasks of its own
+    daft            a class with `@daft.method.batch`, in processes (left out where daft is not installed)
+    torch-loader    torch's DataLoader with a process a core that decodes, one session
+    plain           the script that tutorials show: read the table, loop over batches, default session
 
-Seconds count from the moment that the engine begins to read (Ray is up, for both that use it; the
-actors are not) to the moment that the output is written. The answers of all must agree.
+Memory is the most that a run and all processes that it began hold together, each page counted once (proportional set
+size). The roofline is what the cores could do if nothing but decoding, resizing and inference took time: both are
+measured alone, on one core. The ceilings are what they could do if there were nothing but reading, decoding or
+inference. The answers of all must agree.
 
-Needs Vedette's test data (VEDETTE_TEST_DATA), or --model (.onnx, float NCHW, ImageNet) and --images.
+Needs Vedette's test data (VEDETTE_TEST_DATA).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -28,227 +33,243 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from batch_engines import BATCH, ENGINES, Classifier, Setting, prepared
 from record import RESULTS, TEST_DATA, environment, keep
 
-from runtime.images import decode
-from runtime.manifest import Preprocess, Resize
-from runtime.preprocess import normalize, resize_and_crop
+from runtime.store import resolve_artifact
+from runtime.terminal import table
 
-PACKAGES = ("onnxruntime", "ray", "pyarrow", "numpy", "pillow")
-BATCH = 16
+PACKAGES = ("onnxruntime", "ray", "pyarrow", "numpy", "pillow", "torch")
+MODELS = ("mobilenet_v2", "mobilenet_v2-int8", "resnet50-int8")
 ROW_GROUP = 50
-IMAGENET = Preprocess(
-    resize=Resize(mode="shortest-edge", size=256),
-    crop=(224, 224),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    scale=1 / 255,
-)
+LOOKED_AT = 0.05  # seconds between two looks at the memory
+ALONE = 96  # photographs that decoding and inference are measured with alone
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What one run is about; it travels to the child process as JSON."""
+class Memory(threading.Thread):
+    """Watches how much memory a process and all below it hold."""
 
-    model: str  # .onnx file, float NCHW
-    input: str  # Parquet file with the columns image and number
-    output: str  # directory to make
-    cores: int
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._root = psutil.Process(pid)
+        self._ended = threading.Event()
+        self.peak = 0
 
+    def run(self) -> None:
+        """Look until `end`."""
+        while not self._ended.wait(LOOKED_AT):
+            self.peak = max(self.peak, sum(map(_held, self._family())))
 
-def prepared(data: bytes) -> npt.NDArray[np.float32]:
-    """Return the model input (3, 224, 224) float32 of one encoded image, normalized with NumPy."""
-    pixels = resize_and_crop(decode(data), IMAGENET)
-    return np.ascontiguousarray(normalize(pixels, IMAGENET).transpose(2, 0, 1))
+    def _family(self) -> list[psutil.Process]:
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except psutil.Error:
+            return []
 
-
-def session(model: str, threads: int) -> Any:
-    """Return an ONNX Runtime session with *threads* (0: ONNX Runtime's default) within an operator."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    if threads:
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-class RayDataModel:
-    """The callable class that `map_batches` wants."""
-
-    def __init__(self, model: str) -> None:
-        self._session = session(model, 1)
-        self._input = self._session.get_inputs()[0].name
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the label of each image of *batch*."""
-        inputs = np.stack([prepared(data) for data in batch["image"]])
-        return {
-            "number": batch["number"],
-            "label_id": self._session.run(None, {self._input: inputs})[0].argmax(axis=1),
-        }
+    def end(self) -> int:
+        """Return the most bytes that were held."""
+        self._ended.set()
+        self.join()
+        return self.peak
 
 
-def run_ray_data(setting: Setting) -> float:
-    """Run Ray Data's way; return the seconds."""
-    import ray
-
-    ray.init(num_cpus=setting.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    started = time.perf_counter()
-    rows = ray.data.read_parquet(setting.input, columns=["image", "number"], override_num_blocks=8 * setting.cores)
-    # Whole cores for the actors would leave none for the reading tasks (Ray issue 44687).
-    answers = rows.map_batches(
-        RayDataModel,
-        fn_constructor_args=(setting.model,),
-        batch_size=BATCH,
-        num_cpus=0.5,
-        compute=ray.data.ActorPoolStrategy(size=setting.cores),
-    )
-    answers.write_parquet(setting.output)
-    seconds = time.perf_counter() - started
-    ray.shutdown()
-    return seconds
-
-
-def run_plain(setting: Setting) -> float:
-    """Run a tutorial's way; return the seconds."""
-    started = time.perf_counter()
-    model = session(setting.model, 0)
-    name = model.get_inputs()[0].name
-    table = pq.read_table(setting.input)
-    images, labels = table.column("image"), []
-    for start in range(0, len(images), BATCH):
-        inputs = np.stack([prepared(cell.as_py()) for cell in images[start : start + BATCH]])
-        labels.append(model.run(None, {name: inputs})[0].argmax(axis=1))
-    Path(setting.output).mkdir(parents=True)
-    answers = pa.table({"number": table.column("number"), "label_id": np.concatenate(labels)})
-    pq.write_table(answers, Path(setting.output) / "answers.parquet")
-    return time.perf_counter() - started
-
-
-def run_vedette(setting: Setting, *arguments: str) -> float:
-    """Run `vedette batch run`; return the seconds that shards were running."""
-    done = subprocess.run(
-        [
-            *(str(Path(sys.executable).with_name("vedette")), "batch", "run", "--model", "bench", "--keep", "number"),
-            *("--input", setting.input, "--output", setting.output, "--batch-size", str(BATCH), "--json", *arguments),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    summary = json.loads(done.stdout)
-    return float(summary["processed_rows"] / summary["rows_per_second"])
-
-
-ENGINES: Mapping[str, Callable[[Setting], float]] = {
-    "vedette-ray": run_vedette,
-    "vedette-local": lambda setting: run_vedette(setting, "--local"),
-    "ray-data": run_ray_data,
-    "plain": run_plain,
-}
+def _held(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.Error, OSError):
+        return 0  # it has ended
 
 
 def labels_in(output: Path) -> dict[int, int]:
     """Return label by number of all rows that an engine wrote."""
-    files = sorted((output / "data").glob("*.parquet") if (output / "data").exists() else output.glob("*.parquet"))
-    tables = [pq.read_table(file, columns=["number", "label_id"]) for file in files]
-    return {row["number"]: row["label_id"] for table in tables for row in table.to_pylist()}
+    folder = output / "data" if (output / "data").exists() else output
+    tables = [pq.read_table(file, columns=["number", "label_id"]) for file in sorted(folder.glob("*.parquet"))]
+    return {row["number"]: row["label_id"] for one in tables for row in one.to_pylist()}
 
 
-def write_input(images: Path, path: Path, rows: int) -> None:
-    """Write *rows* JPEGs of the folder *images*, repeated as needed, to *path*."""
+def write_input(images: Path, path: Path, rows: int) -> list[bytes]:
+    """Write *rows* JPEGs of the folder *images*, repeated as needed, to *path*; return them, each once."""
     files = [file.read_bytes() for file in sorted(images.glob("*.[jJ]*"))]
-    table = pa.table(
-        {"image": pa.array([files[n % len(files)] for n in range(rows)], pa.binary()), "number": range(rows)}
-    )
-    pq.write_table(table, path, row_group_size=ROW_GROUP, compression="none")
+    columns = {"image": pa.array([files[n % len(files)] for n in range(rows)], pa.binary()), "number": range(rows)}
+    pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP, compression="none")
+    return files
 
 
-def measure(engine: str, setting: Setting) -> float:
-    """Run *engine* in a process of its own; return the seconds that it reports."""
-    task = json.dumps({name: getattr(setting, name) for name in Setting.__slots__})
-    command = [sys.executable, __file__, "--child", engine, task]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{engine} failed:\n{done.stderr}")
-    return float(done.stdout.splitlines()[-1])
+def measure(engine: str, setting: Setting) -> tuple[float, int]:
+    """Run *engine* in a process of its own; return the seconds that it reports, and its peak memory in bytes."""
+    command = [sys.executable, __file__, "--child", engine, setting.dump()]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    memory = Memory(child.pid)
+    memory.start()
+    found, complaints = child.communicate()
+    peak = memory.end()
+    if child.returncode != 0:
+        raise SystemExit(f"{engine} failed:\n{complaints[-2000:]}")
+    return float(found.splitlines()[-1]), peak
 
 
-def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Run all engines in turns, once to warm up and then *repeats* times; return the figures."""
-    os.environ["VEDETTE_HOME"] = str(work / "home")
+def seconds_each(work: Any, items: Sequence[Any]) -> float:
+    """Return the seconds that *work* takes for one of *items*, without the first."""
+    work(items[0])
+    started = time.perf_counter()
+    for item in items:
+        work(item)
+    return (time.perf_counter() - started) / len(items)
+
+
+def alone(setting: Setting, files: Sequence[bytes]) -> dict[str, float]:
+    """Return the rows a second that all cores could decode, infer, do both, and one could read."""
+    some = files[:ALONE]
+    pixels = [prepared(data, normalized=False) for data in some]
+    classifier = Classifier(setting.model)
+    inputs = pixels if not classifier.normalized else [classifier.prepare(data) for data in some]
+    batches = [np.stack(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)]
+    decoding = seconds_each(lambda data: prepared(data, normalized=False), some)
+    inference = seconds_each(classifier.labels, batches) / BATCH
+    started = time.perf_counter()
+    rows = sum(batch.num_rows for batch in pq.ParquetFile(setting.input).iter_batches(batch_size=BATCH))
+    return {
+        "read only": rows / (time.perf_counter() - started),
+        "decode only": setting.cores / decoding,
+        "infer only": setting.cores / inference,
+        "roofline": setting.cores / (decoding + inference),
+    }
+
+
+def resnet50_file(files: Sequence[bytes], path: Path) -> Path:
+    """Write ResNet50 with random weights, which saw some of the photographs *files*, to *path*."""
+    import onnx
+    import torch
+    from networks import resnet50
+
+    from controller.lifecycle.export import EXAMPLE_BATCH, export_by_dynamo
+
+    pixels = torch.from_numpy(np.stack([prepared(data, normalized=True) for data in files[:BATCH]]).astype(np.float32))
+    graph, _ = export_by_dynamo(resnet50(pixels), torch.zeros(EXAMPLE_BATCH, *pixels.shape[1:]), ["logits"])
+    onnx.save(graph, path)
+    return path
+
+
+def published(name: str, images: Path, files: Sequence[bytes], work: Path) -> tuple[str, Path]:
+    """Publish the model called *name*; return its reference, and the file that the other engines are given."""
+    network, _, precision = name.partition("-")
+    source = TEST_DATA / "models" / f"{network}.onnx"
+    if network == "resnet50":
+        source = resnet50_file(files, work / "resnet50.onnx")
+    model = name.replace("_", "-")
+    command = [str(Path(sys.executable).with_name("vedette")), "model", "import", str(source), "--name", model]
+    command += ["--task", "classification", "--preprocess", "imagenet", "--precision"]
+    command += ["fp32,int8", "--calibration", str(images), "--max-drop", "100"] if precision else ["fp32"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    artifact = resolve_artifact(model)
+    wanted = precision or "fp32"
+    variant = next((one for one in artifact.manifest.variants if one.precision == wanted), None)
+    if variant is None:
+        raise SystemExit(f"{name}: no variant in {wanted} earned its place")
+    return artifact.manifest.reference, artifact.verified_path(variant) if precision else source
+
+
+def compare(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Run all engines on the model called *name* in turns, once to warm up and then *repeats* times."""
     source = work / "images.parquet"
-    write_input(arguments.images, source, arguments.rows)
-    importing = ("--name", "bench", "--task", "classification", "--preprocess", "imagenet", "--precision", "fp32")
-    vedette = str(Path(sys.executable).with_name("vedette"))
-    subprocess.run([vedette, "model", "import", str(arguments.model), *importing], check=True, capture_output=True)
-    rates: dict[str, list[float]] = {engine: [] for engine in arguments.engines}
+    files = write_input(options.images, source, options.rows)
+    reference, model = published(name, options.images, files, work)
+
+    def setting(output: Path) -> Setting:
+        return Setting(
+            reference=reference, model=str(model), input=str(source), output=str(output), cores=options.cores
+        )
+
+    rates: dict[str, list[float]] = {engine: [] for engine in options.engines}
+    peaks: dict[str, list[int]] = {engine: [] for engine in options.engines}
     answers: dict[str, dict[int, int]] = {}
-    for turn in range(arguments.repeats + 1):
-        for engine in arguments.engines:
+    for turn in range(options.repeats + 1):
+        for engine in options.engines:
             output = work / f"{engine}-{turn}"
-            setting = Setting(model=str(arguments.model), input=str(source), output=str(output), cores=arguments.cores)
-            seconds = measure(engine, setting)
+            seconds, peak = measure(engine, setting(output))
             answers[engine] = labels_in(output)
             shutil.rmtree(output)
             if turn > 0:  # the first run warms caches: proofs, pages, compiled files
-                rates[engine].append(arguments.rows / seconds)
-            print(f"turn {turn}: {engine:14} {arguments.rows / seconds:8.1f} rows/s", flush=True)
-    first = answers[arguments.engines[0]]
-    agreement = {
-        engine: sum(found.get(n) == label for n, label in first.items()) / arguments.rows
-        for engine, found in answers.items()
-    }
-    medians = {engine: statistics.median(values) for engine, values in rates.items()}
-    return {"rates": rates, "medians": medians, "agreement": agreement}
+                rates[engine].append(options.rows / seconds)
+                peaks[engine].append(peak)
+            print(
+                f"{name}: turn {turn}: {engine:15} {options.rows / seconds:8.1f} rows/s  {peak / 1e6:6.0f} MB",
+                flush=True,
+            )
+    first = answers[options.engines[0]]
+    rows = [
+        {
+            "engine": engine,
+            "rows_per_second": round(statistics.median(rates[engine]), 1),
+            "peak_mb": round(statistics.median(peaks[engine]) / 1e6),
+            "agrees": round(sum(answers[engine].get(n) == label for n, label in first.items()) / options.rows, 4),
+        }
+        for engine in options.engines
+    ]
+    ceilings = {what: round(rate, 1) for what, rate in alone(setting(work / "none"), files).items()}
+    return {"rows": rows, "ceilings": ceilings, "rates": rates, "peaks": peaks}
 
 
-def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the command line's arguments."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=TEST_DATA / "models" / "mobilenet_v2.onnx")
-    parser.add_argument("--images", type=Path, default=TEST_DATA / "images" / "imagenet300", help="folder of JPEGs")
-    parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--engines", type=lambda text: text.split(","), default=list(ENGINES))
-    parser.add_argument("--results", type=Path, default=RESULTS / "batch.json")
-    parser.add_argument("--child", nargs=2, metavar=("ENGINE", "SETTING"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
-    arguments.cores = len(os.sched_getaffinity(0))
-    return arguments
+def with_ratios(found: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of the table: beside each figure its ratio to Ray Data's better way, and to the roofline."""
+    ours = [row for row in found["rows"] if row["engine"].startswith("ray-data")]
+    base = max(ours, key=lambda row: row["rows_per_second"], default=None)
+    roofline = found["ceilings"]["roofline"]
+    return [
+        (
+            row["engine"],
+            row["rows_per_second"],
+            f"{row['rows_per_second'] / base['rows_per_second']:.2f}" if base else "-",
+            f"{row['rows_per_second'] / roofline:.2f}",
+            row["peak_mb"],
+            f"{row['peak_mb'] / base['peak_mb']:.2f}" if base else "-",
+            f"{row['agrees']:.1%}",
+        )
+        for row in found["rows"]
+    ]
 
 
 def main() -> None:
     """Measure, print, and keep the figures."""
-    arguments = parse()
-    if arguments.child:
-        engine, setting = arguments.child
-        print(ENGINES[engine](Setting(**json.loads(setting))))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
+    parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--engines", type=lambda text: text.split(","))
+    parser.add_argument("--results", type=Path, default=RESULTS / "batch.json")
+    parser.add_argument("--child", nargs=2, metavar=("ENGINE", "SETTING"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        engine, text = options.child
+        print(ENGINES[engine](Setting.parse(text)))
         return
-    for path in (arguments.model, arguments.images):
-        if not path.exists():
-            raise SystemExit(f"{path} does not exist; set VEDETTE_TEST_DATA, or give --model and --images")
-    facts = environment(PACKAGES, cores=arguments.cores, rows=arguments.rows, repeats=arguments.repeats)
-    with tempfile.TemporaryDirectory(prefix="vedette-bench-") as work:
-        figures = compare(arguments, Path(work))
-    base = figures["medians"].get("ray-data")
-    for engine, median in figures["medians"].items():
-        ratio = f"{median / base:5.2f} x ray-data" if base else ""
-        print(f"{engine:14} {median:8.1f} rows/s  {ratio}  agrees on {figures['agreement'][engine]:.1%}")
-    keep({**facts, **figures}, arguments.results)
-    print(f"wrote {arguments.results}")
+    options.images = TEST_DATA / "images" / "imagenet300"
+    if not options.images.is_dir():
+        raise SystemExit(f"no test data in {TEST_DATA}: set VEDETTE_TEST_DATA")
+    has_daft = importlib.util.find_spec("daft") is not None
+    options.engines = options.engines or [name for name in ENGINES if has_daft or name != "daft"]
+    options.cores = len(os.sched_getaffinity(0))
+    packages = (*PACKAGES, "daft") if has_daft else PACKAGES
+    kept = json.loads(options.results.read_text()) if options.results.is_file() else {}
+    for name in options.models:
+        with tempfile.TemporaryDirectory(prefix="vedette-bench-") as work:
+            os.environ["VEDETTE_HOME"] = str(Path(work) / "home")
+            found = compare(name, options, Path(work))
+        headings = ("engine", "rows/s", "x ray-data", "x roofline", "MB", "x ray-data", "agrees")
+        print(f"\n{name}\n{table(headings, with_ratios(found))}\n")
+        print(table(("alone", "rows/s"), list(found["ceilings"].items())), flush=True)
+        kept[name] = {**environment(packages, cores=options.cores, rows=options.rows, repeats=options.repeats), **found}
+        keep(kept, options.results)
 
 
 if __name__ == "__main__":
