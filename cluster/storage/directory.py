@@ -83,7 +83,8 @@ class Directory:
                 if not name.startswith("."):
                     file = Path(path, name)
                     key = file.relative_to(self.root).as_posix()
-                    found[key] = entry_of(file, key)
+                    with suppress(FileNotFoundError):  # removed meanwhile, by the driver that ended the job
+                        found[key] = entry_of(file, key)
         return found
 
     def names(self) -> set[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from batch_runs import actors, commits, finish, processes_of, quarantine, start, wait_until
+from batch_runs import actors, assert_nothing_besides, commits, finish, processes_of, quarantine, start, wait_until
 from batch_runs import assert_every_row_once as assert_each_once
 from color_model import write_artifact, write_rows
 from ray.cluster_utils import Cluster
@@ -144,8 +144,7 @@ def test_two_drivers_at_the_same_time_do_each_row_once(batch, tmp_path):
     summaries = [finish(driver) for driver in drivers]
     assert sum(summary["shards"]["committed"] for summary in summaries) == ROWS // SHARD_ROWS
     assert_every_row_once(tmp_path / "out")
-    files = {path.name for path in (tmp_path / "out" / "data").iterdir()}
-    assert len(files) == ROWS // SHARD_ROWS
+    assert_nothing_besides(tmp_path / "out")
 
 
 @pytest.fixture

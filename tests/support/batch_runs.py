@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from color_model import LABELS, picture
 
 from cluster import read_output
+from cluster.output import read_manifest
 
 DEADLY = Path(__file__).with_name("deadly")
 
@@ -95,3 +96,9 @@ def write_deadly_rows(path: Path, rows: int, deadly: Mapping[int, str], row_grou
     table = pa.table({"image": pa.array(images, pa.binary()), "number": pa.array(range(rows), pa.int32())})
     pq.write_table(table, path, row_group_size=row_group)
     return path
+
+
+def assert_nothing_besides(out: Path) -> None:
+    """Only the files that the manifest names are left of all that was written."""
+    named = {written.path for written in read_manifest(str(out)).data}
+    assert {f"data/{path.name}" for path in (out / "data").iterdir()} == named
