@@ -24,7 +24,7 @@ from controller.lifecycle.look.target import Target, noise
 from controller.lifecycle.quantization.calibration.images import spread_images
 from controller.lifecycle.quantization.calibration.taps import Taps
 from controller.lifecycle.quantization.calibration.tensors import float_tensors
-from controller.lifecycle.quantization.recovery.layers import LAYERS
+from controller.lifecycle.quantization.layers import LAYERS
 from controller.lifecycle.quantization.sqnr import sqnr_db
 from controller.lifecycle.variants.golden import golden_input, synthetic_pictures
 from runtime.datasets import Dataset

@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 
 from controller.lifecycle.graph import AI_ONNX, dimensions_of
 from controller.lifecycle.quantization.calibration.tensors import CUTTING
-from controller.lifecycle.quantization.recovery.layers import Graph
+from controller.lifecycle.quantization.layers import Graph
 from controller.lifecycle.subgraph import ending_with
 
 __all__ = ["Window", "in_cells"]

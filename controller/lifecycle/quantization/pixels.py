@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from controller.lifecycle.graph import AI_ONNX
 from controller.lifecycle.optimize.normalization import fold_normalization, pads
 from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
-from controller.lifecycle.quantization.recovery.layers import Graph, attribute_of
+from controller.lifecycle.quantization.layers import Graph, attribute_of
 from controller.lifecycle.subgraph import ending_with
 
 __all__ = ["MOST_OFF", "Pixels", "with_pixels", "without_rounding"]

@@ -30,10 +30,10 @@ from controller.lifecycle.graph import at_most_published_versions, load_graph, o
 from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
 from controller.lifecycle.quantization.calibration.ranges import Range, Ranges
 from controller.lifecycle.quantization.calibration.tensors import QUANTIZABLE_OPS
-from controller.lifecycle.quantization.pixels import with_pixels, without_rounding
+from controller.lifecycle.quantization.pixels import Pixels, with_pixels, without_rounding
 from controller.lifecycle.quiet import quiet
 
-__all__ = ["COMPUTE_OPS", "QUANTIZABLE_OPS", "Scheme", "prepare", "quantize"]
+__all__ = ["COMPUTE_OPS", "QUANTIZABLE_OPS", "Scheme", "pixels_of", "prepare", "quantize"]
 
 LEAST_OPSET = 13  # per-channel QuantizeLinear
 COMPUTE_OPS: frozenset[str] = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip"})
@@ -118,9 +118,9 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> onnx.Mod
     Raises:
         ExportError: ONNX Runtime cannot quantize the graph.
     """
-    pixels = with_pixels(model) if scheme.takes_pixels else None
+    pixels = pixels_of(model, scheme)
     values = dict(ranges.values)
-    if pixels is not None and pixels.convolution not in scheme.exclude:
+    if pixels is not None:
         model, values[pixels.taken] = pixels.model, pixels.range
     exclude = scheme.exclude | {node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)}
     op_types, extra = _options(model, scheme, exclude)
@@ -144,6 +144,12 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> onnx.Mod
             raise ExportError(f"the graph cannot be quantized: {' '.join(str(error).split())[:300]}") from error
     quantized = at_most_published_versions(quantizer.model.model)
     return quantized if pixels is None else without_rounding(quantized, pixels)
+
+
+def pixels_of(model: onnx.ModelProto, scheme: Scheme) -> Pixels | None:
+    """Return *model* with its normalization in its first convolution; ``None`` if *scheme* leaves it in front."""
+    pixels = with_pixels(model) if scheme.takes_pixels else None
+    return None if pixels is None or pixels.convolution in scheme.exclude else pixels
 
 
 def _single_precision(ranges: Mapping[str, Range]) -> dict[str, tuple[np.float32, np.float32]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from controller.lifecycle.quantization.recovery.layers import Graph
+from controller.lifecycle.quantization.layers import Graph
 from controller.lifecycle.quantization.recovery.twins import LayerError
 
 __all__ = ["with_corrected_biases"]

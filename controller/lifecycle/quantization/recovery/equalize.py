@@ -24,7 +24,7 @@ from onnx import numpy_helper
 
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
 from controller.lifecycle.quantization.calibration.tensors import calibrated_tensors
-from controller.lifecycle.quantization.recovery.layers import attribute_of
+from controller.lifecycle.quantization.layers import attribute_of
 from controller.lifecycle.quantization.recovery.streams import Stream, streams
 
 __all__ = ["equalized"]

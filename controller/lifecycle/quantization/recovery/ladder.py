@@ -16,10 +16,10 @@ import onnx
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
 from controller.lifecycle.quantization.calibration.methods import METHODS
 from controller.lifecycle.quantization.cells import in_cells
+from controller.lifecycle.quantization.layers import Graph
 from controller.lifecycle.quantization.quantize import COMPUTE_OPS, Scheme, quantize
 from controller.lifecycle.quantization.recovery.bias import with_corrected_biases
 from controller.lifecycle.quantization.recovery.equalize import equalized
-from controller.lifecycle.quantization.recovery.layers import Graph
 from controller.lifecycle.quantization.recovery.rounding import with_rounded_weights
 from controller.lifecycle.quantization.recovery.twins import layer_errors
 

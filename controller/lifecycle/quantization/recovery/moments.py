@@ -22,7 +22,7 @@ import onnx
 from onnx import helper
 
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
-from controller.lifecycle.quantization.recovery.layers import Graph, attribute_of
+from controller.lifecycle.quantization.layers import Graph, attribute_of
 
 __all__ = ["MOST_WEIGHTS", "Window", "layer_moments", "windows_of"]
 

@@ -20,9 +20,8 @@ import onnx
 from onnx import numpy_helper
 
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
-from controller.lifecycle.quantization.pixels import with_pixels
-from controller.lifecycle.quantization.quantize import Scheme
-from controller.lifecycle.quantization.recovery.layers import Graph, attribute_of
+from controller.lifecycle.quantization.layers import Graph, attribute_of
+from controller.lifecycle.quantization.quantize import Scheme, pixels_of
 from controller.lifecycle.quantization.recovery.moments import layer_moments
 
 __all__ = ["round_in_turn", "with_rounded_weights"]
@@ -110,7 +109,7 @@ def with_rounded_weights(calibration: Calibration, scheme: Scheme, images: int) 
 
 def _quantized(model: onnx.ModelProto, scheme: Scheme) -> Iterable[str]:
     """Return the names of the layers whose weights become integers as they are."""
-    pixels = with_pixels(model) if scheme.takes_pixels else None
+    pixels = pixels_of(model, scheme)
     scaled = {pixels.convolution} if pixels else set()  # its weights take on the normalization first
     layers = (node for node in Graph.of(model).layers() if node.op_type in scheme.op_types)
     return [node.name for node in layers if node.name not in scheme.exclude | scaled]

@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from controller.lifecycle.pixel_input import EMBEDDED_PREFIX
-from controller.lifecycle.quantization.recovery.layers import Graph, attribute_of
+from controller.lifecycle.quantization.layers import Graph, attribute_of
 from controller.lifecycle.subgraph import reads
 
 __all__ = ["Stream", "streams"]

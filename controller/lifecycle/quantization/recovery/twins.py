@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
-from controller.lifecycle.quantization.recovery.layers import LAYERS, channel_axis
+from controller.lifecycle.quantization.layers import LAYERS, channel_axis
 from controller.lifecycle.quantization.sqnr import sqnr_db
 
 __all__ = ["LayerError", "layer_errors", "with_twins"]

@@ -9,10 +9,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
+from controller.lifecycle.quantization.layers import Graph
 from controller.lifecycle.quantization.quantize import Scheme, prepare, quantize
 from controller.lifecycle.quantization.recovery.bias import with_corrected_biases
 from controller.lifecycle.quantization.recovery.equalize import equalized
-from controller.lifecycle.quantization.recovery.layers import Graph
 from controller.lifecycle.quantization.recovery.streams import streams
 from controller.lifecycle.quantization.recovery.twins import TWIN, layer_errors, with_twins
 from controller.lifecycle.quantization.sqnr import MOST_DB, sqnr_db
