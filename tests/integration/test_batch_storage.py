@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from color_model import LABELS, picture, write_artifact, write_rows
-from s3_server import BUCKET, Proxy, environment, faulty, first, s3_server, seeded
+from s3_server import BUCKET, Proxy, first, seeded
 
 from cluster import BatchOptions, read_output, run_batch
 from cluster.commit import OutputDirectory
@@ -39,20 +39,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 ROWS = 300
 BAD_ROW = 77
 HASTY = Patience(retries=2, first_wait=0.01, longest_wait=0.02, total=10, answer=1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    with s3_server() as port:
-        yield port
-
-
-@pytest.fixture
-def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with faulty(server) as running:
-        for name, value in environment(running.port).items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 @pytest.fixture

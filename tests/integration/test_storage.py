@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import BUCKET, FAULTS, Proxy, environment, faulty, first, s3_server, seeded
+from s3_server import BUCKET, FAULTS, Proxy, first, seeded
 
 from cluster.commit import OutputDirectory
 from cluster.errors import CommitLostError, InputChangedError, OtherJobError, OutputError, StorageError
@@ -27,21 +27,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 HASTY = Patience(retries=4, first_wait=0.01, longest_wait=0.05, total=20, answer=0.5)
 SCHEMA = pa.schema([("row", pa.int64())])
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    with s3_server() as port:
-        yield port
-
-
-@pytest.fixture
-def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy that the environment names as the endpoint."""
-    with faulty(server) as running:
-        for name, value in environment(running.port).items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.datasets import Row
@@ -14,7 +14,7 @@ __all__ = ["Listed"]
 class Listed:
     """The rows that are *given*, in that order."""
 
-    given: tuple[Row, ...]
+    given: Sequence[Row]
     label_names: tuple[str, ...] | None = None
     uri: str = "listed"
     fingerprint: str = ""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from color_model import write_artifact
 
 from controller.api.app import create_app
 from controller.api.services import Services
@@ -16,12 +15,10 @@ from controller.database.database import Database, sqlite_url
 from controller.errors import BrokerError
 from controller.fleet.blobs import BlobServer, ChunkIndex
 from controller.jobs.queue import JobQueue
-from controller.registry.publish import publish
 from controller.rollouts.engine import RolloutEngine
 from controller.server import initialize
 from runtime.home import Home
 from runtime.protocol.bundle import BrokerAddress
-from runtime.store import ModelStore
 
 
 @dataclass
@@ -58,17 +55,6 @@ class Bridge:
         if not self.up.is_set():
             raise BrokerError("broker mqtt://127.0.0.1:1883 is not connected; the command was not sent")
         self.commands.append((device, command.command))
-
-
-@pytest.fixture(scope="session")
-def published_color(tmp_path_factory):
-    """A store with the color classifier as versions 1 and 2."""
-    root = tmp_path_factory.mktemp("published")
-    store = ModelStore.open(root / "store")
-    for version in (1, 2):
-        artifact = write_artifact(root / str(version), version)
-        publish(store, artifact.root, artifact.manifest)
-    return store
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from color_model import write_artifact
 from postgres_server import postgres_url
 from sqlalchemy import select, text
 
@@ -17,23 +16,11 @@ from controller.database.schema import AuditRow, Base
 from controller.errors import FleetError, LeaseLostError, NotFoundError
 from controller.jobs.core import Bounds
 from controller.jobs.queue import JobQueue
-from controller.registry.publish import publish
 from runtime.errors import ModelNotFoundError, UsageError
 from runtime.protocol.jobs import Beat, Ending, JobRequest, JobState, JobView, Progress
-from runtime.store import ModelStore
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ALL = Progress(shards=4, committed=4)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    root = tmp_path_factory.mktemp("published")
-    store = ModelStore.open(root / "store")
-    for version in (1, 2):
-        artifact = write_artifact(root / str(version), version)
-        publish(store, artifact.root, artifact.manifest)
-    return store
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +57,8 @@ def clock():
 
 
 @pytest.fixture
-def queue(database, store, clock):
-    return JobQueue(database, store, Bounds(running=2), clock)
+def queue(database, published_color, clock):
+    return JobQueue(database, published_color, Bounds(running=2), clock)
 
 
 def request(output="/out", **changes):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from listed_rows import Listed
 from pycocotools import mask as coder
 
 from runtime.datasets import Dataset, Objects, Row, open_dataset
@@ -22,22 +22,6 @@ from runtime.errors import DatasetError
 POLYGONS = [[0.25, 0, 2, 0, 2, 2], [1, 1, 3.5, 1, 3, 3]]
 COUNTS = [3, 4, 100, 2, 5000, 1]
 PACKED = {"size": [10, 511], "counts": coder.frPyObjects({"size": [10, 511], "counts": COUNTS}, 10, 511)["counts"]}
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A dataset of rows that a test made."""
-
-    given: Sequence[Row]
-    label_names: tuple[str, ...] | None = None
-    uri: str = "made"
-    fingerprint: str = "made"
-
-    def __len__(self) -> int:
-        return len(self.given)
-
-    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-        return iter(self.given[start:stop])
 
 
 def row(number: int = 0, **known: Any) -> Row:
@@ -61,7 +45,7 @@ def test_objects_come_back_with_everything_that_was_known_of_them(tmp_path: Path
         {"segmentation": PACKED},
         {},
     )
-    dataset = Rows([row(objects=first), row(1, objects=objects()), row(2)], ("cat", "kite"))
+    dataset = Listed([row(objects=first), row(1, objects=objects()), row(2)], ("cat", "kite"))
     again = written(dataset, tmp_path / "x.parquet")
     assert again.label_names == ("cat", "kite")
     found = [one.objects for one in again.rows()]
@@ -83,21 +67,21 @@ def test_run_lengths_are_packed_as_coco_s_own_code_packs_them(tmp_path_factory: 
     path = tmp_path_factory.mktemp("rle") / "x.parquet"
     size = [1, sum(counts)]
     outline = {"size": size, "counts": counts}
-    found = next(written(Rows([row(objects=objects({"segmentation": outline}))]), path).rows()).objects
+    found = next(written(Listed([row(objects=objects({"segmentation": outline}))]), path).rows()).objects
     assert found is not None
     expected = coder.frPyObjects(outline, *size)["counts"].decode()
     assert found.outlines == ({"size": size, "counts": expected},)
 
 
 def test_masks_come_back_byte_for_byte(tmp_path: Path) -> None:
-    again = written(Rows([row(mask=b"m"), row(1), row(2, mask=b"n")]), tmp_path / "x.parquet")
+    again = written(Listed([row(mask=b"m"), row(1), row(2, mask=b"n")]), tmp_path / "x.parquet")
     assert [one.mask for one in again.rows()] == [b"m", None, b"n"]
     assert [one.image for one in again.rows()] == [b"x"] * 3
 
 
 def test_the_layout_is_hugging_face_s(tmp_path: Path) -> None:
     given = objects({"segmentation": POLYGONS})
-    write_parquet(Rows([row(objects=given)], ("cat", "kite")), tmp_path / "x.parquet")
+    write_parquet(Listed([row(objects=given)], ("cat", "kite")), tmp_path / "x.parquet")
     schema = pq.read_schema(tmp_path / "x.parquet")
     assert schema.names == ["image", "objects", "height", "width"]
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
@@ -111,7 +95,7 @@ def test_the_layout_is_hugging_face_s(tmp_path: Path) -> None:
 
 
 def test_what_comes_too_late_for_a_column_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    late = Rows([row(0, label=1), row(1, label=2), row(2, objects=objects({}))])
+    late = Listed([row(0, label=1), row(1, label=2), row(2, objects=objects({}))])
     with pytest.raises(DatasetError, match=r"a\.png, row 2 has objects, which the rows before have not"):
         write_parquet(late, tmp_path / "x.parquet", row_group_rows=2)
     assert list(tmp_path.iterdir()) == []
@@ -120,4 +104,4 @@ def test_what_comes_too_late_for_a_column_is_an_error_and_leaves_nothing(tmp_pat
 def test_an_outline_that_is_none_is_refused(tmp_path: Path) -> None:
     strange = replace(objects({}), outlines=({"counts": 5},))
     with pytest.raises(DatasetError, match="an outline is no list of polygons and no run lengths"):
-        write_parquet(Rows([row(objects=strange)]), tmp_path / "x.parquet")
+        write_parquet(Listed([row(objects=strange)]), tmp_path / "x.parquet")
