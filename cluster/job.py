@@ -206,16 +206,6 @@ def plan_job(options: BatchOptions) -> Job:
         shards=len(shards),
     )
     output.check(record)
-    spec = WorkerSpec(
-        output=output.uri,
-        columns=source.columns,
-        kept=kept,
-        batch_size=options.batch_size,
-        threads=None if options.threads is None else parse_threads(options.threads),
-        provider=options.provider,
-        fetch=FetchLimits(concurrency=options.fetch_concurrency),
-        memory=options.worker_memory * MIB,
-    )
     return Job(
         options=options,
         artifact=artifact,
@@ -223,8 +213,21 @@ def plan_job(options: BatchOptions) -> Job:
         shards=shards,
         record=record,
         schema=schema,
-        spec=spec,
+        spec=_worker_spec(options, output.uri, source, kept),
         output=output,
+    )
+
+
+def _worker_spec(options: BatchOptions, output: str, source: Source, kept: tuple[pa.Field, ...]) -> WorkerSpec:
+    return WorkerSpec(
+        output=output,
+        columns=source.columns,
+        kept=kept,
+        batch_size=options.batch_size,
+        threads=None if options.threads is None else parse_threads(options.threads),
+        provider=options.provider,
+        fetch=FetchLimits(concurrency=options.fetch_concurrency),
+        memory=options.worker_memory * MIB,
     )
 
 
