@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.job import BatchOptions, run_batch
-    from cluster.output import read_output
+    from cluster.output.read import read_output
     from cluster.report import Summary
 
 __all__ = ["BatchOptions", "Summary", "read_output", "run_batch"]
@@ -18,7 +18,7 @@ __all__ = ["BatchOptions", "Summary", "read_output", "run_batch"]
 _HOME = {
     "BatchOptions": "cluster.job",
     "Summary": "cluster.report",
-    "read_output": "cluster.output",
+    "read_output": "cluster.output.read",
     "run_batch": "cluster.job",
 }
 

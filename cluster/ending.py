@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from cluster.evaluation import Evaluation, evaluate, with_labels
 from cluster.jobs.outputs import write_report
-from cluster.merging import Merger
+from cluster.output.merging import Merger
+from cluster.output.schema import Kept, named_apart
 from cluster.report import Summary, Tally
 from cluster.report.facts import ReportFacts, gather
-from cluster.schema import Kept, named_apart
 from runtime.tasks import head_of
 
 if TYPE_CHECKING:
     from cluster.job import Job
-    from cluster.records import OutputManifest
+    from cluster.output.records import OutputManifest
 
 __all__ = ["end_job"]
 

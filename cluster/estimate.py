@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.crashes import Part
+from cluster.dispatch.crashes import Part
 from cluster.plan import Shard
-from cluster.worker import ShardWorker
-from cluster.workers import divide, machine_cores, parse_workers
+from cluster.pool.seats import divide, machine_cores, parse_workers
+from cluster.worker.shard_worker import ShardWorker
 
 if TYPE_CHECKING:
     from cluster.job import Job

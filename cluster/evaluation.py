@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.commit import OutputDirectory
 from cluster.errors import SchemaError
-from cluster.records import OutputManifest
-from cluster.schema import Kept
+from cluster.output.commit import OutputDirectory
+from cluster.output.records import OutputManifest
+from cluster.output.schema import Kept
 from runtime.manifest import Manifest
 from runtime.metrics import precision_recall_f1
 from runtime.tasks import Classification, head_of

@@ -24,27 +24,27 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from cluster.apart import ApartPool, marker_of, marking
-from cluster.commit import OutputDirectory
-from cluster.dispatch import Policy, dispatch
+from cluster.dispatch.loop import Policy, dispatch
 from cluster.ending import end_job
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
 from cluster.evaluation import check_evaluable, with_labels
+from cluster.input.sampling import Sample, limited
+from cluster.input.sources import Columns, Source, open_source
 from cluster.jobs.request import job_id
-from cluster.merging import FILE_BYTES
+from cluster.output.commit import OutputDirectory
+from cluster.output.merging import FILE_BYTES
+from cluster.output.records import JobRecord
+from cluster.output.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
-from cluster.pool import LocalPool, Pool
-from cluster.records import JobRecord
+from cluster.pool.apart import ApartPool, marker_of, marking
+from cluster.pool.base import LocalPool, Pool
+from cluster.pool.seats import divide, machine_cores, parse_threads, parse_workers, seats
+from cluster.pool.tasks import Outcome
 from cluster.report import Summary, Tally
-from cluster.sampling import Sample, limited
-from cluster.schema import Kept, kept_fields, named_apart, output_schema
-from cluster.sources import Columns, Source, open_source
 from cluster.storage import is_remote
 from cluster.storage.fetch import FetchLimits
-from cluster.tasks import Outcome
-from cluster.worker import ShardWorker
-from cluster.worker_spec import WORKER_MEMORY, WorkerSpec
-from cluster.workers import divide, machine_cores, parse_threads, parse_workers, seats
+from cluster.worker.shard_worker import ShardWorker
+from cluster.worker.spec import WORKER_MEMORY, WorkerSpec
 from runtime.artifact import Artifact
 from runtime.home import Home
 from runtime.store import ModelStore, resolve_artifact
@@ -66,11 +66,11 @@ class BatchOptions:
         image_column: Of Parquet; found out if ``None``.
         keep: Columns that pass through; ``COLUMN`` or ``COLUMN=NAME``.
         evaluate: Column of labels to judge the answers by; it is kept.
-        filter: Expression; see `cluster.filters`.
+        filter: Expression; see `cluster.input.filters`.
         sample: Fraction of the rows to take, before the filter; all if ``None``.
         seed: Of the sample.
         limit: Take so many rows of the sample, or of all, at most, before the filter; all if ``None``.
-        workers: ``auto``, ``N`` or ``KIND=N,...``; see `cluster.workers`.
+        workers: ``auto``, ``N`` or ``KIND=N,...``; see `cluster.pool.seats`.
         provider: Execution provider, or ``auto``.
         batch_size: Images an inference; found out by each worker if ``None``.
         threads: ``SESSION:DECODE``, of each worker: within an inference, and to decode; found out if ``None``.
@@ -303,9 +303,9 @@ def _local_pool(job: Job, pending: int) -> Iterator[Pool]:
 
 @contextmanager
 def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
-    from cluster.metrics import MeasuredPool, RayMeter
-    from cluster.ray_pool import RayPool, ray_session
-    from cluster.shipping import pack
+    from cluster.pool.metrics import MeasuredPool, RayMeter
+    from cluster.pool.ray_pool import RayPool, ray_session
+    from cluster.pool.shipping import pack
 
     counts = parse_workers(job.options.workers)
     with ray_session(job.options.address, machine_cores()) as ours:

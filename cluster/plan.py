@@ -7,7 +7,7 @@ Rules:
       finds its own shards again, and that is what resuming is.
     * Small row groups are joined up to the limits, those of several files, too; a row group above a
       limit is cut into even ranges.
-    * Only descriptors are made here; no pixel is read (`cluster.sources` reads the footers).
+    * Only descriptors are made here; no pixel is read (`cluster.input.sources` reads the footers).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Shard:
 
     Attributes:
         id: Its place in the plan and a digest of what it is: ``00017-3fa9c1d2``.
-        reader: Key of the reader in `cluster.reading.READERS`.
+        reader: Key of the reader in `cluster.input.readers.READERS`.
         ranges: At least one, each with at least one row, in the order of the input.
     """
 

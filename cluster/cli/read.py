@@ -40,7 +40,7 @@ def _write(uri: str, out: Path) -> int:
     """Write the rows to the file *out*, atomically; return how many."""
     import pyarrow.parquet as pq
 
-    from cluster.output import iter_output
+    from cluster.output.read import iter_output
 
     tables = iter_output(uri)
     first = next(tables)
@@ -70,7 +70,7 @@ def _plain(value: Any) -> str:
 
 def _print_json(uri: str) -> None:
     """Print a list of all rows, one a line, without holding them all."""
-    from cluster.output import iter_output
+    from cluster.output.read import iter_output
 
     separator = "[\n"
     for row in _rows(iter_output(uri)):
@@ -81,7 +81,7 @@ def _print_json(uri: str) -> None:
 
 def _head(uri: str) -> str:
     """Return the first rows and the figures as text."""
-    from cluster.output import iter_output, read_manifest
+    from cluster.output.read import iter_output, read_manifest
 
     manifest = read_manifest(uri)
     rows = [row for row, _ in zip(_rows(iter_output(uri)), range(SHOWN_ROWS), strict=False)]

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from cluster.commit import OutputDirectory
 from cluster.errors import OutputError
+from cluster.output.commit import OutputDirectory
 from cluster.report.facts import ReportFacts
 from cluster.report.sections import render_report
 from cluster.storage import open_store

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.commit import OutputDirectory
-from cluster.records import OutputManifest
+from cluster.output.commit import OutputDirectory
+from cluster.output.records import OutputManifest
 from runtime.tasks import Classification, Detections, Instances, Prediction, Segmentation
 
 __all__ = ["SCORE_BINS", "Classes", "count_classes"]

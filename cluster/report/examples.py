@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.commit import BadRow, OutputDirectory
-from cluster.records import OutputManifest
+from cluster.output.commit import BadRow, OutputDirectory
+from cluster.output.records import OutputManifest
 from cluster.report.glimpse import glimpses
 from cluster.storage import is_remote
 from cluster.storage.inputs import Places

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from cluster.commit import OutputDirectory
-from cluster.records import JobRecord, OutputManifest
+from cluster.output.commit import OutputDirectory
+from cluster.output.records import JobRecord, OutputManifest
 from cluster.report.classes import Classes, count_classes
 from cluster.report.examples import Example, examples_of
 from cluster.report.history import Done, Slow, Station, Timeline, slowest, stages_of, stations_of, timeline_of

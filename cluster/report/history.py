@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.output.records import Commit
 from cluster.plan import Shard
-from cluster.records import Commit
 
 __all__ = ["Done", "Slow", "Station", "Timeline", "elapsed_of", "slowest", "stages_of", "stations_of", "timeline_of"]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.evaluation import Evaluation
-from cluster.records import Commit, OutputManifest
+from cluster.output.records import Commit, OutputManifest
 from runtime.terminal import table
 
 __all__ = ["Summary", "Tally"]
@@ -31,7 +31,7 @@ class Tally:
             latter two are empty where the graph takes any batch, and the provider is the preferred one.
         decoders: Images that each decoder read.
         settings: What each worker (by host and process) found out to be fast, or was told: batch size and threads.
-        happened: Failures of tries by kind, and second attempts (`cluster.dispatch.dispatch`).
+        happened: Failures of tries by kind, and second attempts (`cluster.dispatch.loop.dispatch`).
         remarks: What is to be known of the workers.
     """
 

@@ -23,13 +23,13 @@ from color_model import LABELS, picture, write_artifact, write_rows
 from s3_server import BUCKET, Proxy, first, seeded
 
 from cluster import BatchOptions, read_output, run_batch
-from cluster.commit import OutputDirectory
+from cluster.output.commit import OutputDirectory
 from cluster.errors import InputChangedError, OutputError, ShardError, StorageError
 from cluster.job import plan_job
 from cluster.storage import Store, open_store
 from cluster.storage.fetch import Fetcher, FetchLimits
-from cluster.worker import ShardWorker
-from cluster.worker_spec import Threads
+from cluster.worker.shard_worker import ShardWorker
+from cluster.worker.spec import Threads
 from runtime.errors import DatasetError, ImageError
 from runtime.objects import Patience
 from runtime.proof import prove_isolated

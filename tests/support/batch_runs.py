@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from color_model import LABELS, picture
 
 from cluster import read_output
-from cluster.output import read_manifest
+from cluster.output.read import read_manifest
 
 DEADLY = Path(__file__).with_name("deadly")
 

@@ -30,10 +30,10 @@ from cluster.errors import (
     WorkersError,
 )
 from cluster.estimate import dry_run
+from cluster.input.sampling import Sample
 from cluster.job import plan_job
-from cluster.sampling import Sample
-from cluster.tasks import Failure, Kind
-from cluster.worker import ShardWorker
+from cluster.pool.tasks import Failure, Kind
+from cluster.worker.shard_worker import ShardWorker
 from runtime.errors import DatasetError, ModelError, ModelNotFoundError, UsageError
 from runtime.images import read
 

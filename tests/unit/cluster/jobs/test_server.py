@@ -9,11 +9,11 @@ import pytest
 from color_model import write_artifact
 from fleet_lab import wait_for
 
-from cluster.commit import OutputDirectory
 from cluster.errors import JobServerError
 from cluster.jobs import server as module
 from cluster.jobs.outputs import REPORT
 from cluster.jobs.server import JobServer
+from cluster.output.commit import OutputDirectory
 from controller.registry.publish import publish
 from runtime.errors import ApiError, UnreachableError
 from runtime.protocol.jobs import JobState, JobView

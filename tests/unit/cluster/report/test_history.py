@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.records import Commit, OutputManifest, WrittenFile
+from cluster.output.records import Commit, OutputManifest, WrittenFile
 from cluster.report.history import Done, slowest, stages_of, stations_of, timeline_of
 
 

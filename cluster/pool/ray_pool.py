@@ -1,0 +1,388 @@
+"""The pool whose workers are Ray actors, on this machine or on a cluster.
+
+Rules:
+    * Only descriptors travel through Ray: tasks go out, commits come back; pixels never do.
+    * `cluster.pool.seats.seats` says who sits where; this module makes it so, again and again: an actor
+      that died is replaced, a node that joins gets its actors, one that is lost is forgotten.
+    * An actor reserves the cores that its threads use. If the cluster cannot place all actors, those
+      that it can place do the work; if it can place none in time, that is an error, not a wait.
+    * An actor that cannot start (its proof failed) takes its kind out of that place, which is
+      reported, and the others go on.
+    * An actor whose process dies is a crash of the shards it ran; one whose node died, or that was
+      killed for another shard, is no fault of theirs.
+    * What was asked for by number is also asked of Ray's autoscaler, until the pool is closed.
+    * What this module started it ends; a cluster that was there before stays.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.errors import PoolError
+from cluster.pool.base import run_task
+from cluster.pool.seats import NEEDS, Node, Refused, Seat
+from cluster.pool.shipping import Package, unpack
+from cluster.pool.tasks import Failure, Kind, Outcome, Task
+from cluster.worker.shard_worker import ShardWorker
+from cluster.worker.spec import WorkerSpec
+from runtime.providers import ALIASES
+
+__all__ = ["RayPool", "cluster_nodes", "ray_session"]
+
+SLOTS = 2  # tasks an actor: while one ends, the next begins
+CONNECT_TIMEOUT = 5.0  # seconds
+START_TIMEOUT = 180.0  # seconds until the first actor must be ready
+MOST_BAD_STARTS = 3  # actors of one kind at one place, in a row, that die while they start
+POLL_PROGRESS = 1.0  # seconds
+POLL_NODES = 2.0  # seconds
+OBJECT_STORE = 256 * 1024**2  # bytes; the artifact and nothing else lies there
+
+Arrange = Callable[[list[Node], Refused], list[Seat]]
+"""Says who sits where, of the nodes that there are and of what was refused."""
+
+
+@contextmanager
+def ray_session(address: str | None, cores: int) -> Iterator[bool]:
+    """Be connected to Ray, and yield whether its cluster was started here for that.
+
+    Args:
+        address: Of a cluster; ``RAY_ADDRESS`` counts too; without either one is started here.
+        cores: That a cluster started here has.
+
+    Raises:
+        PoolError: There is no cluster at *address*, or none could be started.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    own = {"num_cpus": cores, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    _check_reachable(address)
+    with _silenced_stdout():
+        try:
+            ray.init(address=address, **quiet, **(own if address == "local" else {}))
+        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise PoolError(
+                f"Ray at {address!r} cannot be used: {' '.join(str(error).split())[:300]}; --local runs without Ray"
+            ) from None
+        try:
+            yield address == "local"
+        finally:
+            ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise unless something listens at *address*, if that is host and port: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise PoolError(f"there is no Ray cluster at {address!r}: {error}; --local runs without Ray") from None
+
+
+@contextmanager
+def _silenced_stdout() -> Iterator[None]:
+    """Keep Ray's own remarks out of the result: a thread of it prints to stdout when a worker dies."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123 - no path of ours
+        yield
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the nodes of the cluster that are alive, in the order of their ids."""
+    alive = (node for node in ray.nodes() if node["Alive"])
+    return sorted((Node(id=node["NodeID"], resources=node["Resources"]) for node in alive), key=lambda node: node.id)
+
+
+class _ActorBody:
+    """What lives in an actor's process: one `ShardWorker`."""
+
+    def __init__(self) -> None:
+        self._worker: ShardWorker | None = None
+
+    def start(self, package: Package, spec: WorkerSpec, seat: Seat) -> dict[str, str] | Failure:
+        """Build the worker, which proves its provider; return what it runs on, or why not."""
+        try:
+            worker = ShardWorker(unpack(package), replace(spec, provider=seat.provider), seat.threads)
+        except Exception as error:  # noqa: BLE001 - it is reported, and the driver decides
+            return Failure.of(error)
+        if NEEDS[seat.kind] and worker.ran_on["provider"] == ALIASES["cpu"]:
+            return Failure(text=worker.ran_on.get("fallback", "no execution provider passed the proof but the CPU's"))
+        self._worker = worker
+        return {**worker.ran_on, "node": ray.get_runtime_context().get_node_id()}
+
+    def run(self, task: Task) -> Outcome:
+        """Run *task*."""
+        if self._worker is None:
+            return Outcome(task=task, failure=Failure(text="the worker was not started"))
+        return run_task(self._worker, task)
+
+    def progress(self) -> dict[str, int]:
+        """Return by shard that is running how many rows are through."""
+        return {} if self._worker is None else self._worker.progress()
+
+
+@dataclass(slots=True, eq=False)
+class _Actor:
+    """One actor as the driver sees it."""
+
+    handle: Any
+    seat: Seat
+    starting: Any = None  # the reference of its start; None once it is ready
+    ran_on: Mapping[str, str] = field(default_factory=dict)
+    tasks: dict[Any, Task] = field(default_factory=dict)  # by reference of the call
+    alone: bool = False
+    poll: Any = None  # the reference of a progress call under way
+    progress: dict[str, int] = field(default_factory=dict)  # by shard
+
+    @property
+    def node(self) -> str:
+        return self.ran_on.get("node", "")
+
+    def has_room(self, task: Task) -> bool:
+        if self.starting is not None or (task.alone and self.tasks):
+            return False
+        if any(other.shard.id == task.shard.id for other in self.tasks.values()):
+            return False
+        return len(self.tasks) < (1 if self.alone and self.tasks else SLOTS)
+
+
+class RayPool:
+    """Actors that take tasks; needs a connection to Ray (`ray_session`)."""
+
+    def __init__(
+        self, package: Package, spec: WorkerSpec, arrange: Arrange, *, start_timeout: float = START_TIMEOUT
+    ) -> None:
+        """Begin to start the actors whose seats *arrange* gives."""
+        self._call = (ray.put(package), spec)
+        self._arrange = arrange
+        self._start_timeout = start_timeout
+        self._deadline = time.monotonic() + start_timeout
+        self._bad_starts: Counter[tuple[str, str | None]] = Counter()
+        self._refused: Refused = frozenset()
+        self._last_failure = ""
+        self._polled = 0.0
+        self._outcomes: list[Outcome] = []
+        self._actors: list[_Actor] = []
+        self._most = 0
+        self.remarks: list[str] = []
+        self._arranged = self._fill_seats()
+        unbound = [actor.seat.resources for actor in self._actors if actor.seat.node is None]
+        self._asked = bool(unbound)
+        if unbound:
+            request_resources(bundles=unbound)
+
+    def _fill_seats(self) -> float:
+        """Start an actor for each empty seat; return the time."""
+        wanted = Counter(self._arrange(cluster_nodes(), self._refused))
+        taken = Counter(actor.seat for actor in self._actors)
+        for seat in (wanted - taken).elements():
+            self._spawn(seat)
+        self._most = max(self._most, len(self._actors))
+        return time.monotonic()
+
+    def _spawn(self, seat: Seat) -> None:
+        place: Any = "SPREAD"
+        if seat.node is not None:
+            place = NodeAffinitySchedulingStrategy(seat.node, soft=False)
+        resources = {name: amount for name, amount in seat.resources.items() if name not in {"CPU", "GPU"}}
+        actor_class = ray.remote(
+            num_cpus=seat.cpus,
+            num_gpus=seat.resources.get("GPU", 0),
+            resources=resources,
+            max_restarts=0,
+            scheduling_strategy=place,
+            concurrency_groups={"tasks": SLOTS, "watch": 1},
+        )(_ActorBody)
+        handle = actor_class.remote()
+        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat)))
+
+    def offer(self, task: Task) -> bool:
+        """Give *task* to the least busy actor that has room; not on a node that it avoids, if another has actors."""
+        fit = [actor for actor in self._actors if actor.starting is None and actor.node not in task.avoid]
+        free = [actor for actor in fit or self._actors if actor.has_room(task)]
+        if not free:
+            return False
+        actor = min(free, key=lambda actor: (len(actor.tasks), not NEEDS[actor.seat.kind]))
+        reference = actor.handle.run.options(concurrency_group="tasks").remote(task)
+        actor.tasks[reference], actor.alone = task, task.alone
+        return True
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Return what ended; see `Pool`."""
+        self._poll_progress()
+        by_reference = {actor.starting: actor for actor in self._actors if actor.starting is not None}
+        by_reference.update({reference: actor for actor in self._actors for reference in actor.tasks})
+        if by_reference and not self._outcomes:
+            references = list(by_reference)
+            ready, _ = ray.wait(references, num_returns=1, timeout=timeout)
+            if ready:
+                ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+            for reference in ready:
+                self._settle(by_reference[reference], reference)
+        if time.monotonic() - self._arranged > POLL_NODES:
+            self._arranged = self._fill_seats()
+        self._check_alive()
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def _settle(self, actor: _Actor, reference: Any) -> None:
+        """Take the answer to a call of *actor*, which may be its death."""
+        if actor not in self._actors:
+            return  # it died, and all its calls were settled then
+        try:
+            answer = ray.get(reference)
+        except RayTaskError as error:  # it lives, but cannot make sense of the call: other code than the driver's
+            failure = Failure(text=f"a worker cannot do what it is asked to: {_last_line(error)}")
+            answer = Outcome(task=actor.tasks[reference], failure=failure) if reference in actor.tasks else failure
+        except RayError as error:
+            kind, why = self._cause(actor, error)
+            self._lost(actor, Failure(text=why, kind=kind, node=actor.node))
+            return
+        if reference in actor.tasks:
+            task = actor.tasks.pop(reference)
+            actor.progress.pop(task.shard.id, None)
+            if answer.failure is not None:
+                answer = replace(answer, failure=replace(answer.failure, node=actor.node))
+            self._outcomes.append(answer)
+        elif isinstance(answer, Failure):
+            self._refuse(actor.seat, answer.text)
+            self._actors.remove(actor)
+            ray.kill(actor.handle)
+            self._arranged = self._fill_seats()
+        else:
+            actor.starting, actor.ran_on = None, answer
+            del self._bad_starts[actor.seat.kind, actor.seat.node]
+
+    def _cause(self, actor: _Actor, error: RayError) -> tuple[Kind, str]:
+        """Return of what kind the death of *actor* was, and its description."""
+        said = _first_sentence(error)
+        if isinstance(error, OutOfMemoryError):
+            return Kind.MEMORY, f"its node was out of memory ({said})"
+        if actor.node and actor.node not in {node.id for node in cluster_nodes()}:
+            return Kind.LOST, "its node was lost"
+        if isinstance(error, ActorUnschedulableError) or "node has died" in str(error) or "node died" in str(error):
+            return Kind.LOST, f"its node was lost ({said})"
+        if isinstance(error, ActorUnavailableError):
+            return Kind.LOST, f"its worker is out of reach ({said})"
+        if isinstance(error, RayActorError):
+            return Kind.CRASH, f"its worker process died ({said})"
+        return Kind.ERROR, f"Ray failed: {said}"
+
+    def _refuse(self, seat: Seat, why: str) -> None:
+        """Let nobody sit on such a seat any more."""
+        self._last_failure = why
+        if (seat.kind, seat.node) not in self._refused:
+            where = f" on node {seat.node[:8]}" if seat.node else ""
+            self.remarks.append(f"no {seat.kind} workers{where}: {why}")
+        self._refused |= {(seat.kind, seat.node)}
+
+    def _lost(self, actor: _Actor, failure: Failure) -> None:
+        """Replace *actor*; its tasks ended by *failure*."""
+        self._actors.remove(actor)
+        self._last_failure = failure.text
+        self._outcomes += [Outcome(task=task, failure=failure) for task in actor.tasks.values()]
+        if actor.starting is not None:
+            place = (actor.seat.kind, actor.seat.node)
+            self._bad_starts[place] += 1
+            if self._bad_starts[place] >= MOST_BAD_STARTS:
+                self._refuse(actor.seat, failure.text)
+        with suppress(RayError):
+            ray.kill(actor.handle)  # if it is only out of reach, it must not come back
+        self._deadline = time.monotonic() + self._start_timeout
+        self._arranged = self._fill_seats()
+
+    def _check_alive(self) -> None:
+        if not self._actors and not self._outcomes:
+            raise PoolError(f"no worker could be started: {self._last_failure}")
+        if all(actor.starting is not None for actor in self._actors) and time.monotonic() > self._deadline:
+            has, free = ray.cluster_resources(), ray.available_resources()
+            asks = self._actors[0].seat.resources
+            raise PoolError(
+                f"none of {len(self._actors)} workers was ready in time: one asks for {_amounts(asks, asks)}; the "
+                f"cluster has {_amounts(has, asks)}, free are {_amounts(free, asks)}. "
+                "Free some, or ask for fewer with --workers"
+            )
+
+    def _poll_progress(self) -> None:
+        """Ask the actors how far they are, without waiting for any."""
+        for actor in self._actors:
+            if actor.poll is not None and ray.wait([actor.poll], timeout=0)[0]:
+                with suppress(RayError):  # a death shows in the task's own call
+                    actor.progress = ray.get(actor.poll)
+                actor.poll = None
+        if time.monotonic() - self._polled < POLL_PROGRESS:
+            return
+        self._polled = time.monotonic()
+        for actor in self._actors:
+            if actor.poll is None and actor.tasks:
+                actor.poll = actor.handle.progress.options(concurrency_group="watch").remote()
+
+    def progress(self) -> Mapping[int, int]:
+        """Return how many rows of each running task are through, as of the last answers."""
+        return {
+            task.number: actor.progress.get(task.shard.id, 0) for actor in self._actors for task in actor.tasks.values()
+        }
+
+    def abandon(self, task: Task) -> None:
+        """Kill the actor that runs *task*, and replace it; what else it ran is lost without a fault."""
+        for actor in [actor for actor in self._actors if task in actor.tasks.values()]:
+            if actor.ran_on.get("host") == socket.gethostname():  # Ray asks it to end; a stopped process cannot answer
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(actor.ran_on["pid"]), signal.SIGKILL)
+            actor.tasks = {reference: other for reference, other in actor.tasks.items() if other is not task}
+            text = "it was stuck, and its worker was killed"
+            self._outcomes.append(Outcome(task=task, failure=Failure(text=text, kind=Kind.STUCK)))
+            self._lost(actor, Failure(text="its worker was killed for another shard", kind=Kind.LOST))
+
+    @property
+    def workers(self) -> int:
+        """The most workers that there were at a time."""
+        return self._most
+
+    def close(self) -> None:
+        """Kill all actors."""
+        if self._asked:
+            with suppress(RayError, RuntimeError):
+                request_resources(bundles=[])
+        for actor in self._actors:
+            with suppress(RayError):
+                ray.kill(actor.handle)
+        self._actors.clear()
+
+
+def _amounts(of: Mapping[str, float], like: Mapping[str, float]) -> str:
+    return ", ".join(f"{of.get(name, 0):g} {name}s" for name in like)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2][:200]
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text.partition(". ")[0][:200]

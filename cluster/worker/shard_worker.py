@@ -1,0 +1,357 @@
+"""One worker: run one artifact over shards, on one proven execution provider.
+
+Rules:
+    * A plain class. Ray makes it an actor, `--local` calls it in threads, a test just calls it.
+    * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
+      shard and the beginning of the next, when two threads run one each.
+    * At most `Threads.infer` batches are in the session at a time.
+    * Batch size and division of the threads are found out in the first seconds (`cluster.worker.tuning`), unless given.
+    * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
+      smaller where its images are so large that `cluster.worker.spec.WorkerSpec.memory` would not do.
+    * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
+    * Rows that are known to kill processes are spared: they go to quarantine, and nobody looks at them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cluster.dispatch.crashes import Part, pieces
+from cluster.errors import CommitLostError, StoppedError
+from cluster.input.blocks import Block, BlockLimits, Image
+from cluster.input.readers import READERS, shard_blocks
+from cluster.output.commit import Attempt, BadRow, OutputDirectory
+from cluster.output.records import Commit
+from cluster.output.schema import file_metadata, output_schema, prediction_arrays, task_columns
+from cluster.plan import Shard
+from cluster.worker.pipeline import StageClock, map_ahead, prefetch
+from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
+from cluster.worker.tuning import DEFAULT_SIZE, SIZES, Tuner
+from runtime.artifact import Artifact
+from runtime.errors import ImageError, ModelError
+from runtime.images import Decoded
+from runtime.manifest import Variant
+from runtime.predictor import Predictor
+from runtime.session import SessionOptions
+
+__all__ = ["STAGES", "ShardWorker"]
+
+STAGES = ("read", "decode", "infer", "write")
+ON_CORES = frozenset(
+    {"CPUExecutionProvider", "XnnpackExecutionProvider"}
+)  # whose session threads take cores from others
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A block whose good rows are ready for the model."""
+
+    inputs: npt.NDArray[np.generic] | None  # (n, ...); None if no row is good
+    sizes: list[tuple[int, int]]  # (height, width) of the n upright originals
+    columns: list[pa.Array]  # kept columns and source of the n rows
+    decoders: Counter[str]  # how many of the n images each decoder read
+    bad: list[BadRow]
+    filtered: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the input these are, the bad and the filtered ones too."""
+        return len(self.sizes) + len(self.bad) + self.filtered
+
+
+@dataclass(frozen=True, slots=True)
+class _Inferred:
+    prepared: _Prepared
+    columns: list[
+        pa.Array
+    ]  # what the model said of the n rows; masks are encoded already, which is a small part of them
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is to be read: *part* of *shard* but for the rows that are *spared*, in blocks of a *share* of the size."""
+
+    shard: Shard
+    part: Part
+    spared: frozenset[int]
+    share: int
+
+
+def _input_bytes(variant: Variant) -> int:
+    """Return the bytes of one row of the largest input of *variant*; sides that the graph leaves open count as 1."""
+    return max(
+        math.prod(side for side in tensor.shape[1:] if isinstance(side, int)) * np.dtype(tensor.dtype).itemsize
+        for tensor in variant.inputs
+    )
+
+
+class ShardWorker:
+    """Run one artifact over shards, on one proven execution provider; `run` may be called by several threads."""
+
+    def __init__(self, artifact: Artifact, spec: WorkerSpec, threads: Threads) -> None:
+        """Prove the provider and build the session.
+
+        Raises:
+            ProviderError: Nothing passed the proof here.
+            ModelError: The model does not fit its manifest.
+        """
+        if spec.threads is not None:
+            session, decode = spec.threads
+            threads = replace(threads, session=session, decode=decode * threads.infer)
+        options = SessionOptions(intra_op_threads=threads.session)
+        self._predictor = Predictor(artifact, provider=spec.provider, options=options)
+        self._spec = spec
+        self._threads = threads
+        self._output = OutputDirectory.open(spec.output)
+        self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
+        self._model = artifact.manifest.reference
+        self._input_bytes = _input_bytes(self._predictor.variant)
+        self._columns = task_columns(artifact.manifest)
+        self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
+        self._tuner = self._new_tuner()
+        self._infer_slots = threading.BoundedSemaphore(threads.infer)
+        self._progress: dict[str, int] = {}
+        self._stopped = threading.Event()
+        self._schema = output_schema(artifact.manifest, spec.kept).with_metadata(
+            file_metadata(
+                artifact.manifest,
+                artifact.digest,
+                variant=self._predictor.variant.id,
+                provider=self._predictor.provider,
+                ort=self._predictor.proof.ort,
+            )
+        )
+
+    @property
+    def ran_on(self) -> dict[str, str]:
+        """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
+
+        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; and there is
+        ``fallback``, if this machine would have preferred another provider: why it is not that one.
+        """
+        return {
+            "variant": self._predictor.variant.id,
+            "provider": self._predictor.provider,
+            "onnxruntime": self._predictor.proof.ort,
+            **self._remarks(),
+            "settings": f"batches of {self._tuner.size}, {self._threads}",
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+        }
+
+    @property
+    def providers(self) -> dict[str, str]:
+        """By variant and execution provider: why it may run here, or not."""
+        selection = self._predictor.selection
+        proven = {f"{proof.variant} on {proof.reference}": proof.reason for proof in selection.proofs}
+        return proven | {f"{one.variant} on {one.provider}": one.reason for one in selection.skipped}
+
+    def _remarks(self) -> dict[str, str]:
+        size, fallback = self._predictor.fixed_batch, self._predictor.fallback
+        looped = "" if size == self._tuner.size else ", looped"
+        remarks = {"batch": None if size is None else f"batch {size}{looped}", "fallback": fallback}
+        return {name: remark for name, remark in remarks.items() if remark is not None}
+
+    def progress(self) -> dict[str, int]:
+        """Return, by id of the shards that are running, how many rows are through."""
+        return dict(self._progress)
+
+    def stop(self) -> None:
+        """Make running shards fail after their next batch."""
+        self._stopped.set()
+
+    def run(self, shard: Shard, *, spared: frozenset[int] = frozenset(), share: int = 1) -> Commit:
+        """Read, decode, infer and write *shard*, then commit it.
+
+        Args:
+            shard: To run.
+            spared: Rows, counted from the shard's first, that go to quarantine unseen.
+            share: Divides the batch size.
+
+        Raises:
+            CommitLostError: Another attempt committed this shard first; nothing of ours counts.
+            InputChangedError: The file is not the one that was planned.
+            InputError: The file is damaged.
+            ModelError: Inference failed, or the pictures become inputs of different sizes.
+            OSError: The output cannot be written.
+            StoppedError: `stop` was called.
+        """
+        if self._output.commit_of(shard.id) is not None:
+            raise CommitLostError(f"shard {shard} is committed already")
+        clock = StageClock(*STAGES)
+        filtered, decoders = 0, Counter[str]()
+        rows = _Rows(shard, (0, shard.rows), spared, share)
+        with self._output.attempt(shard, self._schema) as attempt, closing(self._inferred(rows, clock)) as inferred:
+            for item in inferred:
+                with clock.measure("write"), _naming(self._output.store.staging):
+                    self._write(attempt, item)
+                filtered += item.prepared.filtered
+                decoders.update(item.prepared.decoders)
+            with clock.measure("write"), _naming(self._output.store.staging):
+                attempt.publish()
+            with _naming(self._output.store.staging):
+                return attempt.commit(filtered=filtered, seconds=clock.seconds, ran_on=self.ran_on, decoders=decoders)
+
+    def probe(self, shard: Shard, part: Part, *, spared: frozenset[int] = frozenset(), share: int = 1) -> None:
+        """Read, decode and infer *part* of *shard*, and write nothing: does this process survive it?
+
+        Raises:
+            VedetteError: As `run`.
+        """
+        rows = _Rows(shard, part, spared, share)
+        with closing(self._inferred(rows, StageClock(*STAGES))) as inferred:
+            for _ in inferred:
+                pass
+
+    def _inferred(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+        """Yield *rows*, inferred, and count them as progress once they were taken."""
+        shard = rows.shard
+        self._progress[shard.id] = 0
+        try:
+            with closing(self._pipeline(rows, clock)) as inferred:
+                for item in inferred:
+                    if self._stopped.is_set():
+                        raise StoppedError(f"shard {shard} was given up")
+                    yield item
+                    self._progress[shard.id] += item.prepared.rows
+        finally:
+            del self._progress[shard.id]
+
+    def _pipeline(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+        """Yield *rows*, inferred; each stage works ahead of the next."""
+        blocks = prefetch(clock.timed("read", self._blocks(rows)), BUFFERED, "read")
+
+        def prepare(one: tuple[Block, bool]) -> _Prepared:
+            block, usable = one
+            begun = time.perf_counter()
+            with clock.measure("decode"):
+                done = self._prepare(block, self._load if usable else _spare)
+            self._tuner.decoded(done.rows - done.filtered, time.perf_counter() - begun)
+            return done
+
+        prepared = prefetch(map_ahead(prepare, blocks, self._executor, self._threads.decode), BUFFERED, "decode")
+        return prefetch(self._infer_all(prepared, clock), BUFFERED, "infer")
+
+    def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
+        """Yield *rows* in blocks, each with whether its images may be looked at."""
+        most = self._tuner.size if self._tuner.settled else max(SIZES)
+        limits = self._limits(max(1, most // rows.share))
+
+        def wanted() -> int:
+            return max(1, self._tuner.next_size() // rows.share)
+
+        for part, usable in pieces(rows.part, rows.spared):
+            for block in shard_blocks(self._readers, rows.shard.part(*part), limits, wanted):
+                yield block, usable
+
+    def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:
+        """*load* the images of *block* and bring them to the model's input; bad ones are told apart."""
+        good: list[int] = []
+        inputs, sizes, bad = [], [], []
+        decoders = Counter[str]()
+        for index, image in enumerate(block.images):
+            try:
+                picture = load(image)
+                inputs.append(self._predictor.prepare(picture.pixels))
+            except ImageError as error:
+                bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
+                continue
+            good.append(index)
+            sizes.append(picture.size)
+            decoders[picture.decoder] += 1
+        kept = block.kept.take(pa.array(good, pa.int64())) if bad else block.kept
+        # As columns, because a table without any column forgets how many rows it has.
+        columns = [
+            *kept.columns,
+            pa.array([block.source_files[i] for i in good], pa.string()),
+            pa.array([block.source_rows[i] for i in good], pa.int64()),
+        ]
+        if len(shapes := {one.shape for one in inputs}) > 1:
+            raise ModelError(f"{self._model}: inputs of shapes {sorted(shapes)} make no batch")
+        return _Prepared(np.stack(inputs) if inputs else None, sizes, columns, decoders, bad, block.filtered)
+
+    def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
+        with closing(items):
+            for item in items:
+                yield _Inferred(item, self._infer(item, clock))
+
+    def _infer(self, item: _Prepared, clock: StageClock) -> list[pa.Array]:
+        """Return the columns that the model's predictions for *item* become; none if no row is good."""
+        if item.inputs is None:
+            return []
+        with self._infer_slots, clock.measure("infer"):
+            begun = time.perf_counter()
+            outputs = self._predictor.infer(item.inputs)
+            settled = self._tuner.inferred(len(item.inputs), time.perf_counter() - begun)
+        if settled:
+            self._divide_threads()
+        with clock.measure("infer"):
+            return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
+
+    def _limits(self, rows: int) -> BlockLimits:
+        """Return how big batches of *rows* at most may be."""
+        return BlockLimits.within(self._spec.memory, self._threads.batches, self._input_bytes, rows)
+
+    def _new_tuner(self) -> Tuner:
+        """Return what decides on the batch size: nothing is left to decide if it was given, or the graph has one."""
+        fixed = self._spec.batch_size or self._predictor.fixed_batch
+        if fixed is not None:
+            return Tuner((), fixed)
+        most = self._limits(max(SIZES)).rows
+        return Tuner([size for size in SIZES if size <= most], min(DEFAULT_SIZE, most))
+
+    def _divide_threads(self) -> None:
+        """Divide the threads anew, if that is worth another session; shards that are running keep their decoders."""
+        threads = self._threads
+        if self._spec.threads is not None or threads.infer > 1 or self._predictor.provider not in ON_CORES:
+            return
+        session, decode = self._tuner.divided(threads.session, threads.decode)
+        if (session, decode) == (threads.session, threads.decode):
+            return
+        self._predictor = Predictor(
+            self._predictor.artifact,
+            provider=self._predictor.proof.reference,
+            variant=self._predictor.variant.id,
+            options=SessionOptions(intra_op_threads=session),
+        )
+        self._executor = ThreadPoolExecutor(decode, thread_name_prefix="decode")
+        self._threads = replace(threads, session=session, decode=decode)
+
+    def _write(self, attempt: Attempt, item: _Inferred) -> None:
+        attempt.quarantine(item.prepared.bad)
+        if item.columns:
+            attempt.write(pa.table([*item.prepared.columns, *item.columns], schema=self._schema))
+
+    def _load(self, image: Image) -> Decoded:
+        if image is None:
+            raise ImageError("missing", "the image is null")
+        if isinstance(image, ImageError):
+            raise image
+        return self._predictor.load(image)
+
+
+def _spare(_image: Image) -> Decoded:
+    raise ImageError("crashed_worker", "the process that decodes or infers this row dies")
+
+
+@contextmanager
+def _naming(directory: str) -> Iterator[None]:
+    """Let an error of the operating system say that it happened in *directory*, if it does not say where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or directory
+        raise
