@@ -124,7 +124,7 @@ class Decoding:
 def _ray_data(setting: Setting, *, apart: bool) -> float:
     import ray
 
-    ray.init(num_cpus=setting.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=setting.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     normalized = Classifier(setting.model).normalized
     started = time.perf_counter()

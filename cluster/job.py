@@ -43,7 +43,6 @@ from cluster.pool.tasks import Outcome
 from cluster.report import Summary, Tally
 from cluster.storage import is_remote
 from cluster.storage.fetch import FetchLimits
-from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import WORKER_MEMORY, WorkerSpec
 from runtime.artifact import Artifact
 from runtime.home import Home
@@ -285,6 +284,8 @@ def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, flo
 
 @contextmanager
 def _local_pool(job: Job, pending: int) -> Iterator[Pool]:
+    from cluster.worker.shard_worker import ShardWorker  # which loads what runs models; with Ray the driver runs none
+
     counts = parse_workers(job.options.workers)
     division = divide(machine_cores(), counts["cpu"] if counts else None)
     workers = min(division.workers, pending)
@@ -313,6 +314,7 @@ def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
             pack(job.artifact),
             job.spec,
             lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused, sharing=ours),
+            shared=ours,
         )
         meter = RayMeter(job=job_id(job.output.uri), model=job.record.model)
         try:

@@ -22,14 +22,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.errors import PoolError
 from cluster.pool.base import run_task
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
-from cluster.worker.shard_worker import ShardWorker
+from cluster.worker.memory import keep_memory_low
 from cluster.worker.spec import Threads, WorkerSpec
 from runtime.artifact import Artifact
 from runtime.files import make_directory
+
+if TYPE_CHECKING:
+    from cluster.worker.shard_worker import ShardWorker
 
 __all__ = ["ApartPool", "marker_of", "marking"]
 
@@ -101,6 +105,9 @@ class _Child:
 
 
 def _main(pipe: Connection, root: Path, spec: WorkerSpec, threads: Threads) -> None:
+    from cluster.worker.shard_worker import ShardWorker
+
+    keep_memory_low()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
     try:
         worker = ShardWorker(Artifact.open(root), spec, threads)

@@ -14,11 +14,13 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cluster.errors import CommitLostError, PoolError
 from cluster.pool.tasks import Failure, Outcome, Task
-from cluster.worker.shard_worker import ShardWorker
+
+if TYPE_CHECKING:
+    from cluster.worker.shard_worker import ShardWorker
 
 __all__ = ["LocalPool", "Pool", "run_task"]
 

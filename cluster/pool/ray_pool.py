@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.exceptions import (
     ActorUnavailableError,
     ActorUnschedulableError,
@@ -39,13 +38,11 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
-from cluster.pool.base import run_task
+from cluster.pool.actor import BatchWorker
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
-from cluster.pool.shipping import Package, unpack
+from cluster.pool.shipping import Package, contents
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
-from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import WorkerSpec
-from runtime.providers import ALIASES
 
 __all__ = ["RayPool", "cluster_nodes", "ray_session"]
 
@@ -118,34 +115,6 @@ def cluster_nodes() -> list[Node]:
     return sorted((Node(id=node["NodeID"], resources=node["Resources"]) for node in alive), key=lambda node: node.id)
 
 
-class _ActorBody:
-    """What lives in an actor's process: one `ShardWorker`."""
-
-    def __init__(self) -> None:
-        self._worker: ShardWorker | None = None
-
-    def start(self, package: Package, spec: WorkerSpec, seat: Seat) -> dict[str, str] | Failure:
-        """Build the worker, which proves its provider; return what it runs on, or why not."""
-        try:
-            worker = ShardWorker(unpack(package), replace(spec, provider=seat.provider), seat.threads)
-        except Exception as error:  # noqa: BLE001 - it is reported, and the driver decides
-            return Failure.of(error)
-        if NEEDS[seat.kind] and worker.ran_on["provider"] == ALIASES["cpu"]:
-            return Failure(text=worker.ran_on.get("fallback", "no execution provider passed the proof but the CPU's"))
-        self._worker = worker
-        return {**worker.ran_on, "node": ray.get_runtime_context().get_node_id()}
-
-    def run(self, task: Task) -> Outcome:
-        """Run *task*."""
-        if self._worker is None:
-            return Outcome(task=task, failure=Failure(text="the worker was not started"))
-        return run_task(self._worker, task)
-
-    def progress(self) -> dict[str, int]:
-        """Return by shard that is running how many rows are through."""
-        return {} if self._worker is None else self._worker.progress()
-
-
 @dataclass(slots=True, eq=False)
 class _Actor:
     """One actor as the driver sees it."""
@@ -175,10 +144,24 @@ class RayPool:
     """Actors that take tasks; needs a connection to Ray (`ray_session`)."""
 
     def __init__(
-        self, package: Package, spec: WorkerSpec, arrange: Arrange, *, start_timeout: float = START_TIMEOUT
+        self,
+        package: Package,
+        spec: WorkerSpec,
+        arrange: Arrange,
+        *,
+        shared: bool = False,
+        start_timeout: float = START_TIMEOUT,
     ) -> None:
-        """Begin to start the actors whose seats *arrange* gives."""
-        self._call = (ray.put(package), spec)
+        """Begin to start the actors whose seats *arrange* gives.
+
+        Args:
+            package: The artifact.
+            spec: What workers must know.
+            arrange: Says who sits where.
+            shared: Whether every worker sees this machine's disk, so that the artifact need not travel.
+            start_timeout: Seconds until the first actor must be ready.
+        """
+        self._call = (package, [] if shared else [ray.put(contents(package))], spec)
         self._arrange = arrange
         self._start_timeout = start_timeout
         self._deadline = time.monotonic() + start_timeout
@@ -194,7 +177,7 @@ class RayPool:
         unbound = [actor.seat.resources for actor in self._actors if actor.seat.node is None]
         self._asked = bool(unbound)
         if unbound:
-            request_resources(bundles=unbound)
+            _request(unbound)
 
     def _fill_seats(self) -> float:
         """Start an actor for each empty seat; return the time."""
@@ -217,7 +200,7 @@ class RayPool:
             max_restarts=0,
             scheduling_strategy=place,
             concurrency_groups={"tasks": SLOTS, "watch": 1},
-        )(_ActorBody)
+        )(BatchWorker)
         handle = actor_class.remote()
         self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat)))
 
@@ -368,11 +351,18 @@ class RayPool:
         """Kill all actors."""
         if self._asked:
             with suppress(RayError, RuntimeError):
-                request_resources(bundles=[])
+                _request([])
         for actor in self._actors:
             with suppress(RayError):
                 ray.kill(actor.handle)
         self._actors.clear()
+
+
+def _request(bundles: list[dict[str, float]]) -> None:
+    """Tell Ray's autoscaler that the cluster is to have room for *bundles*."""
+    from ray.autoscaler.sdk import request_resources  # which loads much, and few jobs ask for numbers
+
+    request_resources(bundles=bundles)
 
 
 def _amounts(of: Mapping[str, float], like: Mapping[str, float]) -> str:

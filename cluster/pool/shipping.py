@@ -1,7 +1,8 @@
 """Bring an artifact to the machine that a worker runs on.
 
 Rules:
-    * The files travel once through Ray's object store, not through a path that only the driver has.
+    * The files travel once through Ray's object store, not through a path that only the driver has; a worker that
+      has them already, or sees the driver's directory, does not fetch them.
     * On a node they lie in its cache under the manifest's digest; a copy is made once, atomically, by
       one worker at a time, and every file is verified before it is used.
 """
@@ -12,7 +13,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,36 +23,41 @@ from runtime.errors import VedetteError
 from runtime.home import Home
 from runtime.manifest import MANIFEST_FILE
 
-__all__ = ["Package", "pack", "unpack"]
+__all__ = ["Package", "contents", "pack", "unpack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """An artifact as one value.
+    """An artifact as a small value: which files it has, and where they may be.
 
     Attributes:
         root: Where it lies on the machine that packed it; of use where that directory is shared.
         digest: SHA-256 of the manifest file.
-        files: By file name, the manifest too.
+        files: Names of the files that were there, the manifest's too.
     """
 
     root: Path
     digest: str
-    files: Mapping[str, bytes]
+    files: tuple[str, ...]
 
 
 def pack(artifact: Artifact) -> Package:
-    """Return *artifact* with all the files of it that are there."""
-    names = [MANIFEST_FILE, *(pinned.file for pinned in artifact.manifest.files if artifact.has(pinned))]
-    files = {name: (artifact.root / name).read_bytes() for name in names}
-    return Package(root=artifact.root.absolute(), digest=artifact.digest, files=files)
+    """Return the package of *artifact*, with all the files of it that are there."""
+    names = (MANIFEST_FILE, *(pinned.file for pinned in artifact.manifest.files if artifact.has(pinned)))
+    return Package(root=artifact.root.absolute(), digest=artifact.digest, files=names)
 
 
-def unpack(package: Package, cache: Path | None = None) -> Artifact:
+def contents(package: Package) -> dict[str, bytes]:
+    """Return the files of *package* by name, on the machine that packed it."""
+    return {name: (package.root / name).read_bytes() for name in package.files}
+
+
+def unpack(package: Package, fetch: Callable[[], Mapping[str, bytes]], cache: Path | None = None) -> Artifact:
     """Return the artifact in *package*, on this machine's disk and verified.
 
     Args:
         package: Of `pack`.
+        fetch: Returns what `contents` returned; called where the files are not at hand.
         cache: Where to keep it; this machine's home if ``None``.
 
     Raises:
@@ -66,7 +72,7 @@ def unpack(package: Package, cache: Path | None = None) -> Artifact:
         return kept
     target.parent.mkdir(parents=True, exist_ok=True)
     with _alone_in(target.parent):
-        return _open_whole(target, package) or _install(package, target)  # another worker may have been faster
+        return _open_whole(target, package) or _install(package, fetch(), target)  # another worker may have been faster
 
 
 @contextmanager
@@ -80,8 +86,8 @@ def _alone_in(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _install(package: Package, target: Path) -> Artifact:
-    """Write *package* as the directory *target*, in place of one that is damaged or has fewer variants.
+def _install(package: Package, files: Mapping[str, bytes], target: Path) -> Artifact:
+    """Write the *files* of *package* as the directory *target*, in place of one that is damaged or has fewer variants.
 
     Raises:
         ArtifactError: A file is not the one that the manifest pins.
@@ -89,7 +95,7 @@ def _install(package: Package, target: Path) -> Artifact:
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
     replaced = temporary.with_name(f"{temporary.name}-old")
     try:
-        for name, data in package.files.items():
+        for name, data in files.items():
             (temporary / name).write_bytes(data)
         _verify_present(Artifact.open(temporary, digest=package.digest))
         if target.exists():

@@ -31,9 +31,9 @@ from ray.cluster_utils import Cluster
 
 from cluster.job import BatchOptions, plan_job
 from cluster.pool.ray_pool import RayPool, ray_session
+from cluster.pool.seats import seats
 from cluster.pool.shipping import pack
 from cluster.pool.tasks import Kind, Task
-from cluster.pool.seats import seats
 from runtime.proof import prove_isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

@@ -23,9 +23,9 @@ from color_model import LABELS, picture, write_artifact, write_rows
 from s3_server import BUCKET, Proxy, first, seeded
 
 from cluster import BatchOptions, read_output, run_batch
-from cluster.output.commit import OutputDirectory
 from cluster.errors import InputChangedError, OutputError, ShardError, StorageError
 from cluster.job import plan_job
+from cluster.output.commit import OutputDirectory
 from cluster.storage import Store, open_store
 from cluster.storage.fetch import Fetcher, FetchLimits
 from cluster.worker.shard_worker import ShardWorker

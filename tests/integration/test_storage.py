@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from s3_server import BUCKET, FAULTS, Proxy, first, seeded
 
-from cluster.output.commit import OutputDirectory
 from cluster.errors import CommitLostError, InputChangedError, OtherJobError, OutputError, StorageError
-from cluster.plan import InputFile, RowGroup, Shard, ShardLimits, plan_shards
+from cluster.output.commit import OutputDirectory
 from cluster.output.records import JobRecord
+from cluster.plan import InputFile, RowGroup, Shard, ShardLimits, plan_shards
 from cluster.storage import Store, open_store
 from cluster.storage.inputs import column_ranges
 from runtime.objects import Patience

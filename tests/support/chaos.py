@@ -32,7 +32,7 @@ from cluster.output.commit import OutputDirectory
 Victim = Literal["driver", "actor", "node"]
 VICTIMS: tuple[Victim, ...] = get_args(Victim)
 NODE = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 1024**2}
-ACTOR = "ray::_ActorBody"  # what Ray calls the process of an actor
+ACTOR = "ray::BatchWorker"  # what Ray calls the process of an actor
 SLOTS = 2  # shards in flight an actor (`cluster.pool.ray_pool`)
 PICTURES = 499  # different ones; a prime, so that no shard is like another
 BAD_ROWS = (17, 1234)
