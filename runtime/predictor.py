@@ -149,6 +149,16 @@ class Predictor:
         """The only batch size that the session takes; ``None``: it takes any."""
         return self._session.batch
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls of `infer` are worth making at a time; see `Session.in_flight`."""
+        return self._session.in_flight
+
+    @property
+    def host_memory(self) -> str | None:
+        """How batches lie before they are copied to the device: `HostMemory.remark`."""
+        return self._session.memory.remark
+
     def end_profiling(self) -> Path:
         """End the profile that `SessionOptions.profiling` began, and return its file.
 
@@ -191,9 +201,15 @@ class Predictor:
         """
         return images.read(source, replace(self._decode_options, allow_truncated=allow_truncated))
 
-    def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
-        """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB."""
-        return self._preprocessor(image)
+    def prepare(
+        self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.generic] | None = None
+    ) -> npt.NDArray[np.generic]:
+        """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB; see `Preprocessor`."""
+        return self._preprocessor(image, out)
+
+    def empty_batch(self, rows: int, like: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Return room for *rows* model inputs of the shape and type of *like*, where the session likes to have them."""
+        return self._session.memory.empty((rows, *like.shape), like.dtype)
 
     def infer(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
         """Return the graph's outputs for *batch* (N, ...); a graph of fixed batch size is called repeatedly.

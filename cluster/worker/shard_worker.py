@@ -4,7 +4,7 @@ Rules:
     * A plain class. Ray makes it an actor, `--local` calls it in threads, a test just calls it.
     * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
       shard and the beginning of the next, when two threads run one each.
-    * At most `Threads.infer` batches are in the session at a time.
+    * At most `Threads.infer` batches are in the session at a time, or as many as that overlaps (`batches`).
     * Batch size and division of the threads are found out in the first seconds (`cluster.worker.tuning`), unless given.
     * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
       smaller where its images are so large that `cluster.worker.spec.WorkerSpec.memory` would not do.
@@ -37,11 +37,12 @@ from cluster.output.commit import Attempt, BadRow, OutputDirectory
 from cluster.output.records import Commit
 from cluster.output.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.plan import Shard
+from cluster.worker.batches import Filling, Turns
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
 from cluster.worker.tuning import DEFAULT_SIZE, SIZES, Tuner
 from runtime.artifact import Artifact
-from runtime.errors import ImageError, ModelError
+from runtime.errors import ImageError
 from runtime.images import Decoded
 from runtime.manifest import Variant
 from runtime.predictor import Predictor
@@ -117,12 +118,11 @@ class ShardWorker:
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
         self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
-        self._model = artifact.manifest.reference
         self._input_bytes = _input_bytes(self._predictor.variant)
         self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
         self._tuner = self._new_tuner()
-        self._infer_slots = threading.BoundedSemaphore(threads.infer)
+        self._turns = Turns(threads.infer, self._predictor.in_flight, lambda: self._tuner.settled)
         self._progress: dict[str, int] = {}
         self._stopped = threading.Event()
         self._schema = output_schema(artifact.manifest, spec.kept).with_metadata(
@@ -139,7 +139,8 @@ class ShardWorker:
     def ran_on(self) -> dict[str, str]:
         """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
 
-        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; and there is
+        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; a device with
+        memory of its own ``host_memory``, how batches lie before they are copied there; and there is
         ``fallback``, if this machine would have preferred another provider: why it is not that one.
         """
         return {
@@ -162,7 +163,11 @@ class ShardWorker:
     def _remarks(self) -> dict[str, str]:
         size, fallback = self._predictor.fixed_batch, self._predictor.fallback
         looped = "" if size == self._tuner.size else ", looped"
-        remarks = {"batch": None if size is None else f"batch {size}{looped}", "fallback": fallback}
+        remarks = {
+            "batch": None if size is None else f"batch {size}{looped}",
+            "host_memory": self._predictor.host_memory,
+            "fallback": fallback,
+        }
         return {name: remark for name, remark in remarks.items() if remark is not None}
 
     def progress(self) -> dict[str, int]:
@@ -260,12 +265,13 @@ class ShardWorker:
     def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:
         """*load* the images of *block* and bring them to the model's input; bad ones are told apart."""
         good: list[int] = []
-        inputs, sizes, bad = [], [], []
+        filling = Filling(self._predictor, len(block.images))
+        sizes, bad = [], []
         decoders = Counter[str]()
         for index, image in enumerate(block.images):
             try:
                 picture = load(image)
-                inputs.append(self._predictor.prepare(picture.pixels))
+                filling.add(picture.pixels)
             except ImageError as error:
                 bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
                 continue
@@ -279,20 +285,16 @@ class ShardWorker:
             pa.array([block.source_files[i] for i in good], pa.string()),
             pa.array([block.source_rows[i] for i in good], pa.int64()),
         ]
-        if len(shapes := {one.shape for one in inputs}) > 1:
-            raise ModelError(f"{self._model}: inputs of shapes {sorted(shapes)} make no batch")
-        return _Prepared(np.stack(inputs) if inputs else None, sizes, columns, decoders, bad, block.filtered)
+        return _Prepared(filling.batch, sizes, columns, decoders, bad, block.filtered)
 
     def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
-        with closing(items):
-            for item in items:
-                yield _Inferred(item, self._infer(item, clock))
+        return self._turns.map(lambda item: _Inferred(item, self._infer(item, clock)), items)
 
     def _infer(self, item: _Prepared, clock: StageClock) -> list[pa.Array]:
         """Return the columns that the model's predictions for *item* become; none if no row is good."""
         if item.inputs is None:
             return []
-        with self._infer_slots, clock.measure("infer"):
+        with self._turns.turn(), clock.measure("infer"):
             begun = time.perf_counter()
             outputs = self._predictor.infer(item.inputs)
             settled = self._tuner.inferred(len(item.inputs), time.perf_counter() - begun)
