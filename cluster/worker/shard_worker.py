@@ -38,6 +38,7 @@ from cluster.output.records import Commit
 from cluster.output.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.plan import Shard
 from cluster.worker.batches import Filling, Turns
+from cluster.worker.graphs import captured
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
 from cluster.worker.tuning import DEFAULT_SIZE, SIZES, Tuner
@@ -114,6 +115,7 @@ class ShardWorker:
             threads = replace(threads, session=session, decode=decode * threads.infer)
         options = SessionOptions(intra_op_threads=threads.session)
         self._predictor = Predictor(artifact, provider=spec.provider, options=options)
+        self._selection = self._predictor.selection
         self._spec = spec
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
@@ -122,6 +124,9 @@ class ShardWorker:
         self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
         self._tuner = self._new_tuner()
+        self._graph: str | None = None
+        if self._tuner.settled:
+            self._capture(any_variant=True)
         self._turns = Turns(threads.infer, self._predictor.in_flight, lambda: self._tuner.settled)
         self._progress: dict[str, int] = {}
         self._stopped = threading.Event()
@@ -140,7 +145,8 @@ class ShardWorker:
         """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
 
         A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; a device with
-        memory of its own ``host_memory``, how batches lie before they are copied there; and there is
+        memory of its own ``graph``, whether it is captured, and ``host_memory``, how batches lie before they are copied
+        there; and there is
         ``fallback``, if this machine would have preferred another provider: why it is not that one.
         """
         return {
@@ -156,17 +162,17 @@ class ShardWorker:
     @property
     def providers(self) -> dict[str, str]:
         """By variant and execution provider: why it may run here, or not."""
-        selection = self._predictor.selection
-        proven = {f"{proof.variant} on {proof.reference}": proof.reason for proof in selection.proofs}
-        return proven | {f"{one.variant} on {one.provider}": one.reason for one in selection.skipped}
+        proven = {f"{proof.variant} on {proof.reference}": proof.reason for proof in self._selection.proofs}
+        return proven | {f"{one.variant} on {one.provider}": one.reason for one in self._selection.skipped}
 
     def _remarks(self) -> dict[str, str]:
-        size, fallback = self._predictor.fixed_batch, self._predictor.fallback
+        size = self._predictor.fixed_batch
         looped = "" if size == self._tuner.size else ", looped"
         remarks = {
             "batch": None if size is None else f"batch {size}{looped}",
+            "graph": self._graph,
             "host_memory": self._predictor.host_memory,
-            "fallback": fallback,
+            "fallback": self._selection.fallback,
         }
         return {name: remark for name, remark in remarks.items() if remark is not None}
 
@@ -300,6 +306,8 @@ class ShardWorker:
             settled = self._tuner.inferred(len(item.inputs), time.perf_counter() - begun)
         if settled:
             self._divide_threads()
+            # beside the running shards: engines may take longer to build than a shard may stand still
+            threading.Thread(target=self._capture, name="capture", daemon=True).start()
         with clock.measure("infer"):
             return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
 
@@ -314,6 +322,11 @@ class ShardWorker:
             return Tuner((), fixed)
         most = self._limits(max(SIZES)).rows
         return Tuner([size for size in SIZES if size <= most], min(DEFAULT_SIZE, most))
+
+    def _capture(self, *, any_variant: bool = False) -> None:
+        """Capture the graph at the size that was settled, if the provider can; what runs goes on meanwhile."""
+        size, threads = self._tuner.size, self._threads.session
+        self._predictor, self._graph = captured(self._predictor, size, threads, any_variant=any_variant)
 
     def _divide_threads(self) -> None:
         """Divide the threads anew, if that is worth another session; shards that are running keep their decoders."""
