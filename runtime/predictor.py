@@ -189,17 +189,20 @@ class Predictor:
         batch = np.stack(inputs)
         return self.decode(self.infer(batch), [picture.shape[:2] for picture in pictures], **changes)
 
-    def load(self, source: bytes | Path | npt.NDArray[np.uint8], *, allow_truncated: bool = False) -> images.Decoded:
+    def load(
+        self, source: bytes | Path | npt.NDArray[np.uint8], *, allow_truncated: bool = False, decoder: str = "cpu"
+    ) -> images.Decoded:
         """Return the picture that *source* holds, composed on the manifest's background where it is transparent.
 
         Args:
             source: As in `predict`.
             allow_truncated: Take what is there of a picture that ends early.
+            decoder: ``cpu``, or what is asked before those of the CPU: see `runtime.images.ACCELERATED`.
 
         Raises:
             ImageError: It is no usable picture.
         """
-        return images.read(source, replace(self._decode_options, allow_truncated=allow_truncated))
+        return images.read(source, replace(self._decode_options, allow_truncated=allow_truncated, decoder=decoder))
 
     def prepare(
         self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.generic] | None = None

@@ -38,6 +38,7 @@ from cluster.output.records import Commit
 from cluster.output.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.plan import Shard
 from cluster.worker.batches import Filling, Turns
+from cluster.worker.decoders import chosen_decoder
 from cluster.worker.graphs import captured
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
@@ -107,9 +108,10 @@ class ShardWorker:
         """Prove the provider and build the session.
 
         Raises:
-            ProviderError: Nothing passed the proof here.
+            ProviderError: Nothing passed the proof here, or the decoder that was asked for cannot be used.
             ModelError: The model does not fit its manifest.
         """
+        self._decoder, self._decoder_remark = chosen_decoder(spec.decoder)
         if spec.threads is not None:
             session, decode = spec.threads
             threads = replace(threads, session=session, decode=decode * threads.infer)
@@ -146,7 +148,7 @@ class ShardWorker:
 
         A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; a device with
         memory of its own ``graph``, whether it is captured, and ``host_memory``, how batches lie before they are copied
-        there; and there is
+        there. There is ``decoder``, if one that uses a GPU was wished for in vain: why; and
         ``fallback``, if this machine would have preferred another provider: why it is not that one.
         """
         return {
@@ -172,6 +174,7 @@ class ShardWorker:
             "batch": None if size is None else f"batch {size}{looped}",
             "graph": self._graph,
             "host_memory": self._predictor.host_memory,
+            "decoder": self._decoder_remark,
             "fallback": self._selection.fallback,
         }
         return {name: remark for name, remark in remarks.items() if remark is not None}
@@ -355,7 +358,7 @@ class ShardWorker:
             raise ImageError("missing", "the image is null")
         if isinstance(image, ImageError):
             raise image
-        return self._predictor.load(image)
+        return self._predictor.load(image, decoder=self._decoder)
 
 
 def _spare(_image: Image) -> Decoded:
