@@ -38,6 +38,7 @@ __all__ = ["READERS", "Reader", "shard_blocks"]
 
 FILTER_ROWS = 65_536  # rows of filter columns in memory at a time
 READ_BUFFER = 1 << 20  # bytes a column chunk is read in
+READ_BYTES = 2 << 20  # about so many bytes of rows at a time, or one row
 
 
 class Reader(Protocol):
@@ -76,7 +77,7 @@ class ParquetReader:
 
     def blocks(self, part: FileRange, limits: BlockLimits) -> Iterator[Block]:
         """Yield the rows of *part*; see `Reader`."""
-        rows = min(limits.rows, max(1, limits.size * part.rows // max(part.size, 1)))
+        rows = min(limits.rows, max(1, min(limits.size, READ_BYTES) * part.rows // max(part.size, 1)))
         with closing(self._opened(part)) as file:
             try:
                 with pq.ParquetFile(file.source, pre_buffer=False, buffer_size=READ_BUFFER) as parquet:

@@ -42,7 +42,7 @@ from cluster.worker.decoders import chosen_decoder
 from cluster.worker.graphs import captured
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
-from cluster.worker.tuning import DEFAULT_SIZE, SIZES, Tuner
+from cluster.worker.tuning import FIRST, LADDER, Tuner
 from runtime.artifact import Artifact
 from runtime.errors import ImageError
 from runtime.images import Decoded
@@ -261,8 +261,7 @@ class ShardWorker:
 
     def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
         """Yield *rows* in blocks, each with whether its images may be looked at."""
-        most = self._tuner.size if self._tuner.settled else max(SIZES)
-        limits = self._limits(max(1, most // rows.share))
+        limits = self._limits(max(1, max(LADDER) // rows.share))
 
         def wanted() -> int:
             return max(1, self._tuner.next_size() // rows.share)
@@ -322,9 +321,9 @@ class ShardWorker:
         """Return what decides on the batch size: nothing is left to decide if it was given, or the graph has one."""
         fixed = self._spec.batch_size or self._predictor.fixed_batch
         if fixed is not None:
-            return Tuner((), fixed)
-        most = self._limits(max(SIZES)).rows
-        return Tuner([size for size in SIZES if size <= most], min(DEFAULT_SIZE, most))
+            return Tuner((fixed,), fixed)
+        sizes = [size for size in LADDER if size <= self._limits(max(LADDER)).rows]
+        return Tuner(sizes, min(FIRST[self._predictor.provider in ON_CORES], sizes[-1]))
 
     def _capture(self, *, any_variant: bool = False) -> None:
         """Capture the graph at the size that was settled, if the provider can; what runs goes on meanwhile."""

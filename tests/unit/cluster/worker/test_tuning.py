@@ -1,28 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.worker.tuning import BUDGET, DEFAULT_SIZE, SIZES, TRIALS, Tuner, best_size, divided
+from cluster.worker.tuning import BUDGET, GAIN, LADDER, Tuner, divided
 
 seconds = st.floats(1e-6, 10)
-
-
-def test_the_smallest_size_that_is_as_good_as_the_best_is_taken():
-    assert best_size({8: [2.0, 1.0], 16: [0.96, 3.0], 64: [0.7, 0.70], 32: [0.72, 0.9]}) == 32
-    assert best_size({8: [1.0, 1.0], 64: [0.99, 0.99]}) == 8
-
-
-def test_a_single_trial_says_nothing():
-    assert best_size({8: [1.0], 16: [2.0, 2.0]}) == 16
-    assert best_size({8: [1.0], 16: []}) == DEFAULT_SIZE
-
-
-@given(st.dictionaries(st.sampled_from(SIZES), st.lists(seconds, min_size=2, max_size=4), min_size=1))
-def test_no_size_is_much_faster_than_the_chosen(trials):
-    chosen = min(trials[best_size(trials)])
-    assert all(chosen <= min(each) * 1.05 + 1e-9 for each in trials.values())
 
 
 @pytest.mark.parametrize(
@@ -46,31 +32,66 @@ def test_a_division_keeps_all_threads_and_is_final(session, decode, decode_secon
     assert divided(*new, decode_seconds=decode_seconds, infer_seconds=scaled) == new
 
 
-def test_sizes_take_turns_until_each_was_measured():
-    tuner = Tuner(SIZES)
-    settled = []
-    for _ in range(TRIALS * len(SIZES)):
-        size = tuner.next_size()
-        settled.append(tuner.inferred(size, 0.001 * size if size == 32 else 0.002 * size))
-    assert settled == [False] * (len(settled) - 1) + [True]
-    assert (tuner.size, tuner.next_size(), tuner.settled) == (32, 32, True)
+def climbed(tuner: Tuner, seconds: Callable[[int], float]) -> list[int]:
+    """Feed *tuner* batches until it has settled; return the sizes that it handed out."""
+    handed = []
+    while not tuner.settled:
+        handed.append(tuner.next_size())
+        tuner.inferred(handed[-1], seconds(handed[-1]))
+    return handed
+
+
+def test_it_climbs_as_long_as_that_gains():
+    tuner = Tuner(LADDER, 4)
+    handed = climbed(tuner, lambda size: 0.001 * size / min(size, 32))
+    assert tuner.size == tuner.next_size() == 32
+    assert set(handed) == {4, 8, 16, 32, 64}  # a larger one is not tried, the memory of it would stay
     assert not tuner.inferred(32, 1.0)
 
 
+def test_it_descends_where_smaller_batches_are_faster():
+    tuner = Tuner(LADDER, 8)
+    assert set(climbed(tuner, lambda size: 0.001 * size * max(size, 2))) == {16, 8, 4, 2, 1}
+    assert tuner.size == 2
+
+
+def test_a_tie_stays_where_it_began():
+    tuner = Tuner(LADDER, 4)
+    assert set(climbed(tuner, lambda size: 0.001 * size * (0.97 if size == 8 else 1))) == {2, 4, 8}
+    assert tuner.size == 4
+
+
+@given(st.integers(0, 8), st.lists(seconds, min_size=9, max_size=9))
+def test_no_neighbour_is_much_faster_than_the_chosen(first, each):
+    tuner, cost = Tuner(LADDER, LADDER[first]), dict(zip(LADDER, each, strict=True))
+    handed = climbed(tuner, lambda size: cost[size] / 1e4)
+    chosen = cost[tuner.size] / tuner.size
+    place = LADDER.index(tuner.size)
+    for size in {LADDER[max(place - 1, 0)], LADDER[min(place + 1, len(LADDER) - 1)]} & set(handed):
+        assert chosen <= cost[size] / size / (1 - GAIN) + 1e-9
+
+
+def test_a_trial_is_the_fastest_of_several():
+    tuner = Tuner((4, 8), 4)
+    slow = iter([True])  # the first batch of a size warms up
+    climbed(tuner, lambda size: 0.001 * size * (10 if size == 8 and next(slow, False) else 1 if size == 4 else 0.5))
+    assert tuner.size == 8
+
+
 def test_a_slow_model_is_not_tried_for_long():
-    tuner = Tuner(SIZES)
+    tuner = Tuner(LADDER, 4)
     assert tuner.inferred(tuner.next_size(), BUDGET)
-    assert tuner.size == DEFAULT_SIZE
+    assert tuner.size == 4
 
 
 def test_short_batches_are_no_trials():
-    tuner = Tuner(SIZES)
+    tuner = Tuner(LADDER, 4)
     for _ in range(100):
         assert not tuner.inferred(5, 0.0001)
-    assert tuner.size == DEFAULT_SIZE
+    assert tuner.size == 4
 
 
 def test_a_size_that_was_given_is_not_tuned():
-    tuner = Tuner((), 7)
+    tuner = Tuner((7,), 7)
     assert (tuner.settled, tuner.size, tuner.next_size()) == (True, 7, 7)
     assert not tuner.inferred(7, 1.0)
