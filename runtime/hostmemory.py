@@ -2,7 +2,7 @@
 
 Rules:
     * Memory is used again: it returns to its pool when nothing refers to its array any more.
-    * A pool keeps at most `MOST_UNUSED` pieces of a size that nobody uses: locked pages are nobody else's.
+    * A pool keeps at most `MOST_UNUSED` pieces that nobody uses, the latest: locked pages are nobody else's.
     * Page-locked memory is a matter of speed alone. What cannot be locked is used all the same, and
       `HostMemory.remark` says why.
 
@@ -21,8 +21,9 @@ import math
 import mmap
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from queue import Empty, SimpleQueue
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,7 +33,7 @@ __all__ = ["CudaPages", "HostMemory", "PageLock", "host_memory"]
 
 Array = npt.NDArray[Any]
 
-MOST_UNUSED = 4  # pieces; each is a batch
+MOST_UNUSED = 8  # pieces; each is a batch
 PORTABLE = 1  # cudaHostRegisterPortable: locked for every device
 RUNTIMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 
@@ -115,7 +116,7 @@ class HostMemory:
     def __init__(self, lock: PageLock | None = None, reason: str = "") -> None:
         self._lock = lock
         self._refused = reason
-        self._unused: dict[int, SimpleQueue[_Pages]] = {}  # by size; its `put` may interrupt anything, as finalizers do
+        self._unused: deque[_Pages] = deque(maxlen=MOST_UNUSED)  # without a lock: finalizers interrupt anything
 
     @property
     def remark(self) -> str | None:
@@ -136,17 +137,18 @@ class HostMemory:
         return np.asarray(lease)
 
     def _pages(self, size: int) -> _Pages:
-        try:
-            return self._unused.setdefault(size, SimpleQueue()).get_nowait()
-        except Empty:
-            made = _Pages(size, self._lock)
+        # RuntimeError: another piece came back while the pieces were looked through; ValueError: another thread took it
+        with suppress(RuntimeError, ValueError):
+            for pages in self._unused:
+                if pages.size == size:
+                    self._unused.remove(pages)
+                    return pages
+        made = _Pages(size, self._lock)
         self._refused = self._refused or made.refused
         return made
 
     def _give_back(self, pages: _Pages) -> None:
-        unused = self._unused[pages.size]
-        if unused.qsize() < MOST_UNUSED:
-            unused.put(pages)
+        self._unused.append(pages)
 
 
 def _of_cuda() -> HostMemory:

@@ -67,6 +67,10 @@ def test_no_more_is_kept_than_a_few_batches_and_what_goes_is_unlocked() -> None:
     arrays.clear()
     gc.collect()
     assert len(runtime.unregistered) == 3
+    latest = memory.empty((9000,), np.uint8)  # of another size: it takes the oldest one's place
+    del latest
+    gc.collect()
+    assert len(runtime.unregistered) == 4
     del memory
     gc.collect()
     assert sorted(runtime.unregistered) == sorted((address,) for address, _, _ in runtime.registered)

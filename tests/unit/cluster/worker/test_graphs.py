@@ -15,6 +15,7 @@ from cluster.job import Job, plan_job
 from cluster.output.records import Commit
 from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import Threads
+from cluster.worker.tuning import LADDER
 from runtime.artifact import Artifact
 from runtime.session import SessionOptions
 
@@ -68,20 +69,21 @@ def test_a_given_size_is_captured_before_the_first_row_and_the_last_batch_is_fil
 
 def test_a_size_that_was_found_out_is_captured_while_shards_go_on(gpu, options, artifact, tmp_path, expected):
     gpu.prove(artifact, "fp32", "tensorrt", PLAIN, 1.0)
-    for size in (8, 16, 32, 64):
+    for size in LADDER:
         gpu.prove(artifact, "fp32", "tensorrt", captured_options(size), 1.0)
-    write_rows(tmp_path / "in.parquet", 600)
-    job = plan_job(options(keep=("number",), provider="tensorrt", batch_size=None, shard_rows=500))
+    write_rows(tmp_path / "in.parquet", 4000)
+    job = plan_job(options(keep=("number",), provider="tensorrt", batch_size=None, shard_rows=4000))
     worker, _ = run(job)
+    assert worker._tuner.settled
     until = time.monotonic() + PATIENCE
     while worker.ran_on.get("graph") != "graph captured" and time.monotonic() < until:
         time.sleep(0.01)
     gpu.runs.clear()
-    other = plan_job(options(keep=("number",), provider="tensorrt", shard_rows=500, output=str(tmp_path / "again")))
+    other = plan_job(options(keep=("number",), provider="tensorrt", shard_rows=4000, output=str(tmp_path / "again")))
     other.output.claim(other.record)
     worker._output = other.output
     commits = [worker.run(shard) for shard in other.shards]
-    assert [row["number"] for row in rows(other, commits)] == list(range(600))
+    assert [row["number"] for row in rows(other, commits)] == list(range(4000))
     assert {shape[0] for shape in gpu.runs} == {worker._tuner.size} == {worker._predictor.fixed_batch}
     assert commits[-1].ran_on["graph"] == "graph captured"
 
