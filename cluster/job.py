@@ -73,6 +73,7 @@ class BatchOptions:
         provider: Execution provider, or ``auto``.
         batch_size: Images an inference; found out by each worker if ``None``.
         threads: ``SESSION:DECODE``, of each worker: within an inference, and to decode; found out if ``None``.
+        decoder: ``cpu``, ``auto`` or ``nvimagecodec``; see `cluster.worker.decoders`.
         worker_memory: MiB that the images in the buffers of each worker may have.
         fetch_concurrency: Images that each worker fetches at a time where a column names them by URL.
         shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
@@ -100,6 +101,7 @@ class BatchOptions:
     provider: str = "auto"
     batch_size: int | None = None
     threads: str | None = None
+    decoder: str = "cpu"
     worker_memory: int = WORKER_MEMORY // MIB
     fetch_concurrency: int = 16
     shard_rows: int | None = None
@@ -225,6 +227,7 @@ def _worker_spec(options: BatchOptions, output: str, source: Source, kept: tuple
         batch_size=options.batch_size,
         threads=None if options.threads is None else parse_threads(options.threads),
         provider=options.provider,
+        decoder=options.decoder,
         fetch=FetchLimits(concurrency=options.fetch_concurrency),
         memory=options.worker_memory * MIB,
     )

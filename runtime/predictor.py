@@ -149,6 +149,16 @@ class Predictor:
         """The only batch size that the session takes; ``None``: it takes any."""
         return self._session.batch
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls of `infer` are worth making at a time; see `Session.in_flight`."""
+        return self._session.in_flight
+
+    @property
+    def host_memory(self) -> str | None:
+        """How batches lie before they are copied to the device: `HostMemory.remark`."""
+        return self._session.memory.remark
+
     def end_profiling(self) -> Path:
         """End the profile that `SessionOptions.profiling` began, and return its file.
 
@@ -179,21 +189,30 @@ class Predictor:
         batch = np.stack(inputs)
         return self.decode(self.infer(batch), [picture.shape[:2] for picture in pictures], **changes)
 
-    def load(self, source: bytes | Path | npt.NDArray[np.uint8], *, allow_truncated: bool = False) -> images.Decoded:
+    def load(
+        self, source: bytes | Path | npt.NDArray[np.uint8], *, allow_truncated: bool = False, decoder: str = "cpu"
+    ) -> images.Decoded:
         """Return the picture that *source* holds, composed on the manifest's background where it is transparent.
 
         Args:
             source: As in `predict`.
             allow_truncated: Take what is there of a picture that ends early.
+            decoder: ``cpu``, or what is asked before those of the CPU: see `runtime.images.ACCELERATED`.
 
         Raises:
             ImageError: It is no usable picture.
         """
-        return images.read(source, replace(self._decode_options, allow_truncated=allow_truncated))
+        return images.read(source, replace(self._decode_options, allow_truncated=allow_truncated, decoder=decoder))
 
-    def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
-        """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB."""
-        return self._preprocessor(image)
+    def prepare(
+        self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.generic] | None = None
+    ) -> npt.NDArray[np.generic]:
+        """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB; see `Preprocessor`."""
+        return self._preprocessor(image, out)
+
+    def empty_batch(self, rows: int, like: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Return room for *rows* model inputs of the shape and type of *like*, where the session likes to have them."""
+        return self._session.memory.empty((rows, *like.shape), like.dtype)
 
     def infer(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
         """Return the graph's outputs for *batch* (N, ...); a graph of fixed batch size is called repeatedly.

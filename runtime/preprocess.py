@@ -152,18 +152,19 @@ class Preprocessor:
         object.__setattr__(self, "_tables", tables)
         object.__setattr__(self, "_planar", _is_planar(self.preprocess, self.tensor))
 
-    def __call__(self, image: Pixels) -> Values:
+    def __call__(self, image: Pixels, out: Values | None = None) -> Values:
         """Return the model input for *image*.
 
         Args:
             image: uint8, (H, W, 3), RGB.
+            out: Where it is written, and what is returned then; of the shape and type that come out without it.
 
         Returns:
             Without the batch dimension, contiguous: uint8 (H', W', C) if the normalization is embedded,
             otherwise (H', W', C) or (C, H', W') in the input's dtype; features (length,) where there are some.
 
         Raises:
-            ModelError: The manifest brings the picture to another size than the graph takes.
+            ModelError: The manifest brings the picture to another size than the graph takes, or *out* has.
             ImageError: The picture is ``too_large`` once resized.
         """
         ready: Values = _channels(resize_and_crop(image, self.preprocess), self.preprocess)
@@ -173,7 +174,12 @@ class Preprocessor:
         if self.preprocess.features is not None:
             ready = _cast(hog(ready[:, :, 0], self.preprocess.features), self.tensor)
         self._check(ready.shape)
-        return np.ascontiguousarray(ready)
+        if out is None:
+            return np.ascontiguousarray(ready)
+        if (ready.shape, ready.dtype) != (out.shape, out.dtype):
+            raise ModelError(f"inputs of shapes {sorted({ready.shape, out.shape})} make no batch")
+        out[...] = ready
+        return out
 
     def _check(self, shape: tuple[int, ...]) -> None:
         expected = self.tensor.shape[1:]

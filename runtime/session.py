@@ -14,6 +14,7 @@ import onnxruntime
 from runtime.binding import BoundRuns
 from runtime.custom_ops import register
 from runtime.errors import ModelError, ProviderError, UsageError
+from runtime.hostmemory import host_memory
 from runtime.inputs import feeds, image_input
 from runtime.manifest import CustomOps, Tensor
 from runtime.providers import CPU, Provider, explain, find, origin_of
@@ -58,6 +59,8 @@ class Session:
         image: That one of the inputs which takes the pictures.
         outputs: What the graph really gives.
         batch: The only batch size that it takes; ``None``: it takes any.
+        in_flight: How many calls of `run` are worth making at a time: beyond one they are copied while another runs.
+        memory: Where batches for it are best put together; any other array will do.
     """
 
     def __init__(
@@ -108,7 +111,28 @@ class Session:
         self.batch = size if isinstance(size, int) else None
         self._silent = _silent_run()
         self._recorded = record_assignment and hasattr(self._session, "get_provider_graph_assignment_info")
-        self._bound = BoundRuns(self._session, self.inputs, self.outputs, wanted.memory) if wanted.memory else None
+        graphs = wanted.graphs if options.capture_graph else None
+        if graphs is not None:
+            self._check_outputs(path)
+        self._bound = (
+            BoundRuns(self._session, self.inputs, self.outputs, wanted.memory, graphs=graphs) if wanted.memory else None
+        )
+        self.memory = host_memory(wanted.memory)
+        self.in_flight = self._bound.slots if self._bound else 1
+
+    def _check_outputs(self, path: Path) -> None:
+        """Raise unless every output has a shape that the pinned inputs decide: a captured graph has no other buffers.
+
+        Raises:
+            UsageError: One has not.
+        """
+        named = {size for tensor in self.inputs for size in tensor.shape if isinstance(size, str) and size != "?"}
+        for tensor in self.outputs:
+            if free := [size for size in tensor.shape if isinstance(size, str) and size not in named]:
+                raise UsageError(
+                    f"session option capture_graph needs fixed shapes; output {tensor.name!r} of {path} "
+                    f"leaves {', '.join(free)} to the data"
+                )
 
     def run(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
         """Return the graph's outputs for *batch* of its image input; what else it takes is filled in.

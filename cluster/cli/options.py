@@ -67,6 +67,13 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         help="Threads of each worker, within an inference and to decode [default: found out].",
     ),
     click.option(
+        "--decoder",
+        type=click.Choice(["cpu", "auto", "nvimagecodec"]),
+        default="cpu",
+        show_default=True,
+        help="What decodes: the CPU, NVIDIA's nvImageCodec on a GPU, or that one where it can be used.",
+    ),
+    click.option(
         "--worker-memory",
         type=click.IntRange(min=1),
         default=1024,

@@ -13,7 +13,8 @@ from runtime.terminal import table
 
 __all__ = ["Summary", "Tally"]
 
-RAN_ON = ("variant", "provider", "onnxruntime", "batch", "fallback")  # of `Commit.ran_on`, what tells runs apart
+RAN_ON = ("variant", "provider", "onnxruntime", "batch", "graph", "host_memory", "decoder", "fallback")
+"""Of `Commit.ran_on`, what tells runs apart."""
 
 
 @dataclass(slots=True)
@@ -27,8 +28,7 @@ class Tally:
         committed: Shards that this run committed.
         elsewhere: Shards that another driver committed meanwhile, or a worker that died before it could say so.
         resumed: Shards that were committed before.
-        ran_on: (variant, execution provider, ONNX Runtime version, batch, fallback) that this run's commits name; the
-            latter two are empty where the graph takes any batch, and the provider is the preferred one.
+        ran_on: `RAN_ON` of this run's commits; from the batch on each may be empty: see `ShardWorker.ran_on`.
         decoders: Images that each decoder read.
         settings: What each worker (by host and process) found out to be fast, or was told: batch size and threads.
         happened: Failures of tries by kind, and second attempts (`cluster.dispatch.loop.dispatch`).
@@ -83,7 +83,8 @@ class Summary:
         elapsed_seconds: Wall clock of this run, all included.
         workers: How many this run had.
         ran_on: Variant, execution provider and ONNX Runtime version of this run; the batch that the graph takes, if it
-            takes only one; why the provider is not the preferred one, if it is not.
+            takes only one; on a device whether its graph is captured and host memory page-locked; why the provider is
+            not the preferred one, if it is not.
         decoders: Images of this run by what decoded them.
         settings: Workers of this run by what they found out to be fast, or were told: batch size and threads.
         faults: Tries of shards that failed in this run, by kind, and second attempts at slow ones.

@@ -116,14 +116,17 @@ def _drain(buffer: queue.Queue[T | _End]) -> None:
             return
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], executor: Executor, ahead: int) -> Iterator[R]:
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], executor: Executor, ahead: int | Callable[[], int]
+) -> Iterator[R]:
     """Yield ``function(item)`` of all *items* in order, at most *ahead* of them computed in advance by *executor*."""
+    most = ahead if callable(ahead) else lambda: ahead
     pending: deque[Future[R]] = deque()
     iterator = iter(items)
     try:
         for item in iterator:
             pending.append(executor.submit(function, item))
-            if len(pending) > ahead:
+            while len(pending) > most():
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

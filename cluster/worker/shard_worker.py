@@ -4,7 +4,7 @@ Rules:
     * A plain class. Ray makes it an actor, `--local` calls it in threads, a test just calls it.
     * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
       shard and the beginning of the next, when two threads run one each.
-    * At most `Threads.infer` batches are in the session at a time.
+    * At most `Threads.infer` batches are in the session at a time, or as many as that overlaps (`batches`).
     * Batch size and division of the threads are found out in the first seconds (`cluster.worker.tuning`), unless given.
     * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
       smaller where its images are so large that `cluster.worker.spec.WorkerSpec.memory` would not do.
@@ -37,11 +37,14 @@ from cluster.output.commit import Attempt, BadRow, OutputDirectory
 from cluster.output.records import Commit
 from cluster.output.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.plan import Shard
+from cluster.worker.batches import Filling, Turns
+from cluster.worker.decoders import chosen_decoder
+from cluster.worker.graphs import captured
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
 from cluster.worker.tuning import FIRST, LADDER, Tuner
 from runtime.artifact import Artifact
-from runtime.errors import ImageError, ModelError
+from runtime.errors import ImageError
 from runtime.images import Decoded
 from runtime.manifest import Variant
 from runtime.predictor import Predictor
@@ -105,24 +108,28 @@ class ShardWorker:
         """Prove the provider and build the session.
 
         Raises:
-            ProviderError: Nothing passed the proof here.
+            ProviderError: Nothing passed the proof here, or the decoder that was asked for cannot be used.
             ModelError: The model does not fit its manifest.
         """
+        self._decoder, self._decoder_remark = chosen_decoder(spec.decoder)
         if spec.threads is not None:
             session, decode = spec.threads
             threads = replace(threads, session=session, decode=decode * threads.infer)
         options = SessionOptions(intra_op_threads=threads.session)
         self._predictor = Predictor(artifact, provider=spec.provider, options=options)
+        self._selection = self._predictor.selection
         self._spec = spec
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
         self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
-        self._model = artifact.manifest.reference
         self._input_bytes = _input_bytes(self._predictor.variant)
         self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
         self._tuner = self._new_tuner()
-        self._infer_slots = threading.BoundedSemaphore(threads.infer)
+        self._graph: str | None = None
+        if self._tuner.settled:
+            self._capture(any_variant=True)
+        self._turns = Turns(threads.infer, self._predictor.in_flight, lambda: self._tuner.settled)
         self._progress: dict[str, int] = {}
         self._stopped = threading.Event()
         self._schema = output_schema(artifact.manifest, spec.kept).with_metadata(
@@ -139,7 +146,9 @@ class ShardWorker:
     def ran_on(self) -> dict[str, str]:
         """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
 
-        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; and there is
+        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; a device with
+        memory of its own ``graph``, whether it is captured, and ``host_memory``, how batches lie before they are copied
+        there. There is ``decoder``, if one that uses a GPU was wished for in vain: why; and
         ``fallback``, if this machine would have preferred another provider: why it is not that one.
         """
         return {
@@ -155,14 +164,19 @@ class ShardWorker:
     @property
     def providers(self) -> dict[str, str]:
         """By variant and execution provider: why it may run here, or not."""
-        selection = self._predictor.selection
-        proven = {f"{proof.variant} on {proof.reference}": proof.reason for proof in selection.proofs}
-        return proven | {f"{one.variant} on {one.provider}": one.reason for one in selection.skipped}
+        proven = {f"{proof.variant} on {proof.reference}": proof.reason for proof in self._selection.proofs}
+        return proven | {f"{one.variant} on {one.provider}": one.reason for one in self._selection.skipped}
 
     def _remarks(self) -> dict[str, str]:
-        size, fallback = self._predictor.fixed_batch, self._predictor.fallback
+        size = self._predictor.fixed_batch
         looped = "" if size == self._tuner.size else ", looped"
-        remarks = {"batch": None if size is None else f"batch {size}{looped}", "fallback": fallback}
+        remarks = {
+            "batch": None if size is None else f"batch {size}{looped}",
+            "graph": self._graph,
+            "host_memory": self._predictor.host_memory,
+            "decoder": self._decoder_remark,
+            "fallback": self._selection.fallback,
+        }
         return {name: remark for name, remark in remarks.items() if remark is not None}
 
     def progress(self) -> dict[str, int]:
@@ -259,12 +273,13 @@ class ShardWorker:
     def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:
         """*load* the images of *block* and bring them to the model's input; bad ones are told apart."""
         good: list[int] = []
-        inputs, sizes, bad = [], [], []
+        filling = Filling(self._predictor, len(block.images))
+        sizes, bad = [], []
         decoders = Counter[str]()
         for index, image in enumerate(block.images):
             try:
                 picture = load(image)
-                inputs.append(self._predictor.prepare(picture.pixels))
+                filling.add(picture.pixels)
             except ImageError as error:
                 bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
                 continue
@@ -278,25 +293,23 @@ class ShardWorker:
             pa.array([block.source_files[i] for i in good], pa.string()),
             pa.array([block.source_rows[i] for i in good], pa.int64()),
         ]
-        if len(shapes := {one.shape for one in inputs}) > 1:
-            raise ModelError(f"{self._model}: inputs of shapes {sorted(shapes)} make no batch")
-        return _Prepared(np.stack(inputs) if inputs else None, sizes, columns, decoders, bad, block.filtered)
+        return _Prepared(filling.batch, sizes, columns, decoders, bad, block.filtered)
 
     def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
-        with closing(items):
-            for item in items:
-                yield _Inferred(item, self._infer(item, clock))
+        return self._turns.map(lambda item: _Inferred(item, self._infer(item, clock)), items)
 
     def _infer(self, item: _Prepared, clock: StageClock) -> list[pa.Array]:
         """Return the columns that the model's predictions for *item* become; none if no row is good."""
         if item.inputs is None:
             return []
-        with self._infer_slots, clock.measure("infer"):
+        with self._turns.turn(), clock.measure("infer"):
             begun = time.perf_counter()
             outputs = self._predictor.infer(item.inputs)
             settled = self._tuner.inferred(len(item.inputs), time.perf_counter() - begun)
         if settled:
             self._divide_threads()
+            # beside the running shards: engines may take longer to build than a shard may stand still
+            threading.Thread(target=self._capture, name="capture", daemon=True).start()
         with clock.measure("infer"):
             return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
 
@@ -311,6 +324,11 @@ class ShardWorker:
             return Tuner((fixed,), fixed)
         sizes = [size for size in LADDER if size <= self._limits(max(LADDER)).rows]
         return Tuner(sizes, min(FIRST[self._predictor.provider in ON_CORES], sizes[-1]))
+
+    def _capture(self, *, any_variant: bool = False) -> None:
+        """Capture the graph at the size that was settled, if the provider can; what runs goes on meanwhile."""
+        size, threads = self._tuner.size, self._threads.session
+        self._predictor, self._graph = captured(self._predictor, size, threads, any_variant=any_variant)
 
     def _divide_threads(self) -> None:
         """Divide the threads anew, if that is worth another session; shards that are running keep their decoders."""
@@ -339,7 +357,7 @@ class ShardWorker:
             raise ImageError("missing", "the image is null")
         if isinstance(image, ImageError):
             raise image
-        return self._predictor.load(image)
+        return self._predictor.load(image, decoder=self._decoder)
 
 
 def _spare(_image: Image) -> Decoded:

@@ -53,6 +53,7 @@ class WorkerSpec:
         batch_size: Images an inference; ``None``: what the worker finds out to be fast (`cluster.worker.tuning`).
         threads: (within an inference, that decode) of each worker; ``None``: what it is given, and then finds out.
         provider: Execution provider, or ``auto``.
+        decoder: What decodes, or is asked first: ``cpu``, ``auto``, or a name; see `cluster.worker.decoders`.
         fetch: How images are fetched that a column names by URL.
         memory: Bytes that the images in a worker's buffers may have; the model and libraries come on top.
     """
@@ -63,5 +64,6 @@ class WorkerSpec:
     batch_size: int | None
     provider: str
     threads: tuple[int, int] | None = None
+    decoder: str = "cpu"
     fetch: FetchLimits = FETCH_LIMITS
     memory: int = WORKER_MEMORY

@@ -7,7 +7,7 @@ Rules:
     * Grayscale, palette, alpha (composed on a background, white by default), 16-bit and CMYK become RGB; the
       EXIF orientation is applied; of an animation or of several pages the first counts.
     * Pillow is the reference. simplejpeg and OpenCV go before it where they give the same pixels and are
-      faster; which one ran is in the result.
+      faster; which one ran is in the result. What uses a GPU runs only where it was asked for.
     * Any thread may call anything here at any time: no codec's global settings are touched.
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from runtime.errors import ImageError
 from runtime.images.base import MAX_BYTES, MAX_PIXELS, Decoded, DecodeOptions, Pixels, explained
-from runtime.images.decoders import chain_of, decode_with, format_of
+from runtime.images.decoders import ACCELERATED, chain_of, decode_with, format_of
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "DecodeOptions", "Decoded", "decode", "load", "read"]
+__all__ = ["ACCELERATED", "MAX_BYTES", "MAX_PIXELS", "DecodeOptions", "Decoded", "decode", "load", "read"]
 
 # Pillow's remarks on odd metadata would reach the user's stderr; what matters becomes an ImageError.
 warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -64,11 +64,13 @@ class DecodeOptions:
         max_pixels: Largest width times height that is decoded.
         background: RGB grey levels that transparent pixels are composed on.
         allow_truncated: Take what is there of a JPEG or a PNG that ends early or is damaged.
+        decoder: Key of `runtime.images.ACCELERATED`, which is asked first; ``cpu``: none of them.
     """
 
     max_pixels: int = MAX_PIXELS
     background: tuple[int, int, int] = (255, 255, 255)
     allow_truncated: bool = False
+    decoder: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +79,8 @@ class Decoded:
 
     Attributes:
         pixels: uint8, (H, W, 3), RGB, upright, contiguous.
-        decoder: What decoded it: ``simplejpeg``, ``opencv``, ``pillow``, or ``pixels`` for what was an array.
+        decoder: What decoded it: ``simplejpeg``, ``opencv``, ``pillow``, ``nvimagecodec``, or ``pixels`` for what was
+            an array.
         truncated: It ended early, or was damaged; what was missing is filled.
     """
 

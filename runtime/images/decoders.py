@@ -5,7 +5,8 @@ Rules:
     * A decoder that does not read such a file declines, and the next one in its row is asked. Pillow, the
       reference, stands at the end of every row and does not decline.
     * A faster decoder stands before it only where it gives the same pixels, bit for bit, and is faster:
-      `docs/images.md` has the figures, the tests the comparison.
+      `docs/images.md` has the figures, the tests the comparison. One of which that is not shown (`ACCELERATED`)
+      stands before all others only where it was asked for.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 from PIL.GifImagePlugin import GifImageFile
 
 from runtime.errors import ImageError
-from runtime.images import bmp, jpeg, opencv, png, tiff, webp
+from runtime.images import bmp, jpeg, nvimagecodec, opencv, png, tiff, webp
 from runtime.images.base import Decoded, DecodeOptions, Encoded, Pixels, Raster, read_header
 from runtime.images.color import from_pillow
 from runtime.images.orientation import upright
 
-__all__ = ["CHAINS", "FORMATS", "Decoder", "Format", "chain_of", "decode_with", "format_of"]
+__all__ = ["ACCELERATED", "CHAINS", "FORMATS", "Decoder", "Format", "chain_of", "decode_with", "format_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,17 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """One way from an `Encoded` to its pixels; it returns ``None`` for what it does not read."""
+    """One way from an `Encoded` to its pixels; it returns ``None`` for what it does not read.
+
+    Attributes:
+        name: Of what decodes.
+        run: Decodes.
+        unavailable: Why it cannot be used on this machine; empty if it can.
+    """
 
     name: str
     run: Callable[[Encoded], Raster | None]
+    unavailable: Callable[[], str] = str
 
 
 def open_gif(data: bytes, options: DecodeOptions) -> Encoded:
@@ -86,6 +94,13 @@ CHAINS: Mapping[tuple[str, str], Sequence[Decoder]] = {
 }
 
 
+ACCELERATED: Mapping[str, Decoder] = {
+    one.name: one
+    for one in (Decoder("nvimagecodec", nvimagecodec.with_nvimagecodec, unavailable=nvimagecodec.unavailable),)
+}
+"""By name: what is asked before all others where `DecodeOptions.decoder` says so."""
+
+
 def format_of(data: bytes) -> Format:
     """Return the format whose signature *data* has.
 
@@ -100,7 +115,9 @@ def format_of(data: bytes) -> Format:
 
 def chain_of(encoded: Encoded) -> Sequence[Decoder]:
     """Return the decoders to try, in order; the last one is Pillow."""
-    return CHAINS.get((str(encoded.image.format), encoded.image.mode), (PILLOW,))
+    chain = CHAINS.get((str(encoded.image.format), encoded.image.mode), (PILLOW,))
+    first = ACCELERATED.get(encoded.options.decoder)
+    return chain if first is None else (first, *chain)
 
 
 def decode_with(chain: Sequence[Decoder], encoded: Encoded) -> Decoded:

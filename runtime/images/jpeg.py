@@ -27,7 +27,7 @@ from runtime.images.base import DecodeOptions, Encoded, Pixels, Raster, read_hea
 from runtime.images.color import from_pillow
 from runtime.images.orientation import orientation_of
 
-__all__ = ["damage_in", "mended", "open_jpeg", "with_pillow", "with_simplejpeg"]
+__all__ = ["damage_in", "is_clean", "mended", "open_jpeg", "with_pillow", "with_simplejpeg"]
 
 # libjpeg-turbo's words (jerror.h) for compressed data that is not what the encoder wrote, ...
 DAMAGED = re.compile("premature end|bad Huffman code|bad arithmetic code|instead of RST", re.IGNORECASE)
@@ -119,10 +119,20 @@ def with_pillow(encoded: Encoded) -> Raster:
 
 def damage_in(data: bytes, mode: str) -> str | None:
     """Return what is damaged in the JPEG *data*, of Pillow's *mode*; ``None`` if nothing is, or nobody can tell."""
+    complaint = _complaint(data, mode)
+    return complaint if complaint and DAMAGED.search(complaint) else None
+
+
+def is_clean(data: bytes, mode: str) -> bool:
+    """Whether libjpeg finds nothing odd in the JPEG *data*, of Pillow's *mode*: neither damage nor what may hide it."""
+    return _complaint(data, mode) is None
+
+
+def _complaint(data: bytes, mode: str) -> str | None:
     try:  # at an eighth of its size, which spares all work but the reading of the compressed data
         simplejpeg.decode_jpeg(data, colorspace=COLORSPACES.get(mode, "GRAY"), min_height=1, min_width=1, min_factor=8)
     except ValueError as error:
-        return str(error) if DAMAGED.search(str(error)) else None
+        return str(error)
     return None
 
 

@@ -36,6 +36,7 @@ class Provider:
     options: Mapping[str, str] = field(default_factory=dict)  # of the EP built into the wheel
     plugin_options: Mapping[str, str] = field(default_factory=dict)  # of the plug-in
     graph_options: Mapping[str, str] = field(default_factory=dict)  # that replay a captured graph (CUDA graphs)
+    graphs: int = 1  # captured graphs that a session keeps; of one more a replay would take the first one's addresses
     memory: str = ""  # where its tensors live, as `OrtValue` calls it; empty: in the CPU's memory
     plugins: Sequence[PlugIn] = ()  # wheels that bring it, tried in this order
     install: str = ""  # what to install for it, as a person would be told
@@ -62,6 +63,7 @@ CUDA = Provider(
     name="CUDAExecutionProvider",
     part=Part.NVIDIA_GPU,
     graph_options={"enable_cuda_graph": "1"},
+    graphs=2,  # any number, in fact: by the run option gpu_graph_id
     memory="cuda",
     install="pip install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime; a Jetson brings its own wheel",
 )

@@ -109,6 +109,30 @@ def test_of_what_passed_the_fastest_wins() -> None:
     assert fastest(PROBE, [slow, instant := proof(CPU, "x", 0.0)]) is instant
 
 
+@pytest.mark.parametrize(
+    ("fp16", "runs"),
+    [
+        ({"latency": 0.4}, "fp16"),
+        ({"latency": 1.2}, "fp32"),
+        ({"latency": 0.4, "reason": "output differs by 0.03 of its range"}, "fp32"),
+    ],
+)
+@pytest.mark.parametrize("gpu", [CUDA, "TensorrtExecutionProvider"])
+def test_fp16_runs_on_a_gpu_if_it_is_faster_there_and_right(fp16: dict[str, Any], runs: str, gpu: str) -> None:
+    made = [variant("fp32"), variant("fp16", providers=(CUDA, "TensorrtExecutionProvider"))]
+    manifest = PROBE.model_copy(update={"variants": tuple(made)})
+    tried, skipped = pairs(made, [find(gpu), find(CPU)], NVIDIA)
+    assert [(pair.variant, pair.provider.reference) for pair in tried] == [
+        ("fp32", gpu),
+        ("fp16", gpu),
+        ("fp32", CPU),
+    ]
+    assert [one.variant for one in skipped] == ["fp16"]
+    proofs = [proof(gpu, "fp32", 1.0), proof(gpu, "fp16", **fp16), proof(CPU, "fp32", 20.0)]
+    chosen = fastest(manifest, proofs, skipped)
+    assert (chosen.variant, chosen.reference) == (runs, gpu)
+
+
 def test_unproven_variant_runs_only_where_it_was_measured_to_be_faster() -> None:
     promised = PROBE.variants[0].model_copy(update={"id": "fp16", "file": "fp16.onnx", "unproven": True})
     manifest = PROBE.model_copy(update={"variants": (promised, *PROBE.variants)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +12,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.binding import MOST_SHAPES, BoundRuns, output_shapes
 from runtime.errors import ModelError, ProviderError, UsageError
 from runtime.manifest import Tensor
 from runtime.probe import probe_root
@@ -207,101 +205,6 @@ def test_a_batch_that_is_fixed_already_is_that_size_or_a_wrong_call(tmp_path: Pa
 def test_a_graph_is_captured_only_by_who_can() -> None:
     with pytest.raises(UsageError, match="capture_graph: CPUExecutionProvider cannot capture a graph"):
         Session(PROBE, options=SessionOptions(capture_graph=True, fixed_batch=4))
-
-
-# Tensors that live on the device; the CPU is one
-
-
-def bound(path: Path = PROBE) -> tuple[BoundRuns, Session]:
-    session = Session(path)
-    return BoundRuns(session._session, session.inputs, session.outputs, "cpu"), session
-
-
-def test_bound_runs_give_what_plain_runs_give() -> None:
-    runs, session = bound()
-    for count, seed in ((1, 0), (3, 1), (1, 2), (3, 3)):
-        batch = pictures(count, seed)
-        np.testing.assert_array_equal(runs.run({"images": batch})[0], session.run(batch)[0])
-
-
-def test_buffers_are_used_again_and_answers_are_the_callers_own() -> None:
-    runs, _ = bound()
-    first = runs.run({"images": pictures(2, 0)})[0]
-    before = first.copy()
-    addresses = [value.data_ptr() for value in runs._prepared({"images": pictures(2)}).binding.get_outputs()]
-    given = pictures(2, 1)
-    second = runs.run({"images": given})[0]
-    assert [value.data_ptr() for value in runs._prepared({"images": given}).binding.get_outputs()] == addresses
-    np.testing.assert_array_equal(first, before)
-    assert not np.array_equal(first, second)
-    given[:] = 0  # nor is the caller's input one of the buffers
-    np.testing.assert_array_equal(runs.run({"images": pictures(2, 1)})[0], second)
-
-
-def test_what_is_not_contiguous_is_bound_too() -> None:
-    runs, session = bound()
-    turned = pictures(2)[:, ::-1]
-    np.testing.assert_array_equal(runs.run({"images": turned})[0], session.run(np.ascontiguousarray(turned))[0])
-
-
-def test_only_so_many_shapes_are_kept() -> None:
-    runs, _ = bound()
-    for count in range(1, MOST_SHAPES + 3):
-        runs.run({"images": pictures(count)})
-    assert len(runs._bound) == MOST_SHAPES
-
-
-def test_a_session_on_a_device_of_its_own_memory_binds(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
-    from runtime import session as module
-    from runtime.providers import find
-
-    monkeypatch.setattr(module, "find", lambda name: dataclasses.replace(find(name), memory="cpu"))
-    session = Session(PROBE)
-    assert session._bound is not None
-    np.testing.assert_array_equal(session.run(pictures(3))[0], bound()[1].run(pictures(3))[0])
-    with pytest.raises(ModelError, match=r"inference of uint8 \[1, 8, 8, 3\] failed"):
-        session.run(np.zeros((1, 8, 8, 3), np.uint8))
-
-
-def test_an_output_whose_shape_depends_on_the_data_is_left_to_onnx_runtime(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("NonZero", ["a"], ["found"]),
-        helper.make_node("Transpose", ["found"], ["rows"], perm=[1, 0]),
-        helper.make_node("Cast", ["rows"], ["out"], to=TensorProto.FLOAT),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["N", 2])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["rows", 2])],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
-    runs, _ = bound(tmp_path / "m.onnx")
-    for value, rows in (([[1, 0], [0, 0]], 1), ([[1, 1], [1, 0]], 3), ([[0, 0], [0, 0]], 0)):
-        assert runs.run({"a": np.array(value, np.float32)})[0].shape == (rows, 2)
-
-
-def tensor(name: str, *shape: int | str) -> Tensor:
-    return Tensor(name=name, dtype="float32", shape=shape)
-
-
-@pytest.mark.parametrize(
-    ("output", "expected"),
-    [
-        (("N", 4), (3, 4)),
-        (("N", "H", "W"), (3, 8, 9)),
-        ((1, 4), (1, 4)),
-        (("M", 4), None),
-        (("?", 4), None),
-        ((), ()),
-    ],
-)
-def test_the_shape_of_an_output_follows_from_names(output: Any, expected: Any) -> None:
-    inputs = [tensor("images", "N", 3, "H", "W"), tensor("?", "?")]
-    given = {"images": (3, 3, 8, 9), "?": (5,)}
-    assert output_shapes(inputs, [tensor("out", *output)], given) == {"out": expected}
 
 
 def test_no_session_warns() -> None:
