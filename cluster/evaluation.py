@@ -23,7 +23,7 @@ from cluster.output.commit import OutputDirectory
 from cluster.output.records import OutputManifest
 from cluster.output.schema import Kept
 from runtime.manifest import Manifest
-from runtime.metrics import precision_recall_f1
+from runtime.evaluation.metrics.classification import precision_recall_f1
 from runtime.tasks import Classification, head_of
 
 __all__ = ["Evaluation", "check_evaluable", "evaluate", "with_labels"]

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from controller.lifecycle.evaluation.label_map import LabelMap, ids_of
-from controller.lifecycle.evaluation.metrics.base import TruthKind
-from controller.lifecycle.evaluation.metrics.semantic import IGNORE
-from controller.lifecycle.evaluation.outlines import outline_mask
-from runtime.datasets import Dataset, Objects, Row
+from runtime.datasets import Objects, Row
 from runtime.drawing import BACKGROUNDS
 from runtime.errors import DatasetError
+from runtime.evaluation.label_map import Labelled, LabelMap, ids_of
+from runtime.evaluation.metrics.base import TruthKind
+from runtime.evaluation.metrics.semantic import IGNORE
+from runtime.evaluation.outlines import outline_mask
 from runtime.manifest import Manifest, Task
 
 __all__ = ["READERS", "Truths"]
@@ -50,14 +50,14 @@ class Truths:
         classes: From the dataset's classes to the model's.
     """
 
-    dataset: Dataset
+    dataset: Labelled
     labels: tuple[str, ...]
     task: Task
     background: int
     classes: LabelMap
 
     @classmethod
-    def of(cls, dataset: Dataset, manifest: Manifest) -> Truths:
+    def of(cls, dataset: Labelled, manifest: Manifest) -> Truths:
         """Return that of *dataset* for the model of *manifest*."""
         labels = manifest.labels
         if manifest.task == "segmentation" and len(labels) == 1:

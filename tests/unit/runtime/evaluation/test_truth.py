@@ -13,10 +13,10 @@ from detection_heads import manifest_of
 from listed_rows import Listed
 from PIL import Image
 
-from controller.lifecycle.evaluation.label_map import COCO_IDS, LabelMap
-from controller.lifecycle.evaluation.truth import Truths
 from runtime.datasets import Objects, Row
 from runtime.errors import DatasetError
+from runtime.evaluation.label_map import COCO_IDS, LabelMap
+from runtime.evaluation.truth import Truths
 
 SIZE = (6, 8)
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
