@@ -44,19 +44,18 @@ class Neighbours:
         self._found = np.zeros(len(vectors), np.int64)  # the label of the nearest so far
         self._findable = np.zeros(len(vectors), np.bool_)  # whether another one has the same label
 
-    def see(self, vectors: Vectors, labels: Ids, first: int) -> None:
+    def see(self, vectors: Vectors, labels: Ids, numbers: Ids) -> None:
         """Look at more of all *vectors*.
 
         Args:
             vectors: (m, D).
             labels: (m,), of them; where it is none of those that are asked for, any number that is none of theirs.
-            first: Which of all vectors the first of them is.
+            numbers: (m,), which of all vectors they are.
         """
         for start in range(0, len(vectors), ROWS):
-            block, theirs = vectors[start : start + ROWS], labels[start : start + ROWS]
-            others = np.arange(first + start, first + start + len(block))
+            part = slice(start, start + ROWS)
             for place in range(0, len(self._vectors), ROWS):
-                self._compare(slice(place, place + ROWS), block, theirs, others)
+                self._compare(slice(place, place + ROWS), vectors[part], labels[part], numbers[part])
 
     def _compare(self, asked: slice, block: Vectors, theirs: Ids, others: Ids) -> None:
         itself = self._numbers[asked, None] == others[None]
@@ -103,8 +102,9 @@ class EmbeddingJudge:
         vectors, labels = np.stack(self._vectors), np.asarray(self._labels, np.int64)
         if len(np.unique(labels)) == len(labels):
             raise DatasetError("no two images have the same label; embeddings are judged by finding one of the same")
-        neighbours = Neighbours(vectors, labels, np.arange(len(labels)))
-        neighbours.see(vectors, labels, 0)
+        numbers = np.arange(len(labels))
+        neighbours = Neighbours(vectors, labels, numbers)
+        neighbours.see(vectors, labels, numbers)
         return Figures(metrics={"recall1": neighbours.recall()})
 
 

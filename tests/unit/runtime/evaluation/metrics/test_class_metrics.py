@@ -89,7 +89,8 @@ def test_the_nearest_is_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     for asked in (np.arange(37), np.array([3, 20, 36])):
         neighbours = Neighbours(points[asked], labels[asked], asked)
         for start in range(0, 37, 10):
-            neighbours.see(points[start : start + 10], labels[start : start + 10], start)
+            part = np.arange(start, min(start + 10, 37))
+            neighbours.see(points[part], labels[part], part)
         assert neighbours.recall() == expected[asked].mean()
 
 
