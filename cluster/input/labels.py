@@ -11,9 +11,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Literal, Self
 
@@ -28,8 +28,8 @@ from cluster.input.filters import Filter
 from cluster.input.sources import Source
 from cluster.storage.inputs import Places
 from runtime.datasets import Row, open_dataset
-from runtime.datasets.known import KNOWN, image_bytes
-from runtime.datasets.parquet import label_names_of
+from runtime.datasets.known import KNOWN, image_bytes, with_size
+from runtime.datasets.parquet import label_names_of, size_columns
 from runtime.errors import DatasetError, ImageError
 from runtime.evaluation.label_map import LabelMap, by_name
 from runtime.evaluation.metrics import METRICS, TruthKind
@@ -231,11 +231,15 @@ def check_evaluable(manifest: Manifest, source: Source, column: str) -> LabelCol
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Look:
-    """Some rows of a row group: their numbers in the file, their labels, and the pictures of some by number."""
+    """Some rows of a row group: their numbers in the file, their labels, and more of some, by number.
+
+    That is the size (height, width) that objects were drawn on, where the input says it, and the picture.
+    """
 
     path: str
     numbers: Ids
     cells: pa.Array
+    sizes: Mapping[int, Sequence[Any]] = field(default_factory=dict)
     pictures: Mapping[int, Any] = field(default_factory=dict)
 
 
@@ -267,7 +271,8 @@ class _Seen:
         for look in self.rows_seen:
             for number, cell in zip(look.numbers.tolist(), look.cells.to_pylist(), strict=True):
                 if (row := self.labels.row(cell, look.path, number)) is not None:
-                    yield row, look.pictures.get(number)
+                    objects = with_size(row.objects, look.sizes.get(number, ()))
+                    yield replace(row, objects=objects), look.pictures.get(number)
 
 
 def _size(image: Any) -> tuple[int, int] | None:
@@ -315,12 +320,22 @@ def _look_at_group(
         table = table.filter(pa.array(np.isin(numbers, sampled)))
     if condition is not None:
         table = table.filter(condition.expression(parquet.schema_arrow))
+    sizes: dict[int, Sequence[Any]] = {}
     pictures: dict[int, Any] = {}
     if labels.holds in {"objects", "mask"} and source.columns.image in parquet.schema_arrow.names:
         shown = _first_rows(parquet, index, [source.columns.image], min(rows, PICTURES))
         pictures = dict(zip(numbers.tolist(), shown.column(0).to_pylist(), strict=False))
-    cells = table.column(0).combine_chunks()
-    yield _Look(path=path, numbers=table.column(table.num_columns - 1).to_numpy(), cells=cells, pictures=pictures)
+    if drawn_on := size_columns(parquet.schema_arrow, labels.holds):
+        drawn = _first_rows(parquet, index, list(drawn_on), min(rows, PICTURES))
+        cells = zip(*(column.to_pylist() for column in drawn.columns), strict=True)
+        sizes = dict(zip(numbers.tolist(), cells, strict=False))
+    yield _Look(
+        path=path,
+        numbers=table.column(table.num_columns - 1).to_numpy(),
+        cells=table.column(0).combine_chunks(),
+        sizes=sizes,
+        pictures=pictures,
+    )
 
 
 def _first_rows(parquet: pq.ParquetFile, group: int, columns: list[str], rows: int) -> pa.Table:

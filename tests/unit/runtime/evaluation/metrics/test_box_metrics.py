@@ -20,7 +20,7 @@ from runtime.evaluation.metrics.boxes import greedy_pairs, overlaps
 from runtime.evaluation.metrics.coco import AT_ONCE
 from runtime.evaluation.metrics.detection import DetectionJudge, found_record, truth_records
 from runtime.evaluation.metrics.instances import InstancesJudge
-from runtime.evaluation.outlines import mask_rle, outline_mask
+from runtime.evaluation.outlines import canvas_of, mask_rle, outline_mask
 from runtime.tasks import Detection, Detections, Instance, Instances
 
 LABELS = ("cat", "dog", "kite")
@@ -188,6 +188,17 @@ def test_outlines_are_polygons_or_run_lengths() -> None:
 def test_what_is_no_outline_is_named(outline: Any) -> None:
     with pytest.raises(DatasetError, match="an outline is no list of polygons and no run lengths"):
         outline_mask(outline, SIZE)
+
+
+def test_without_a_size_outlines_and_answers_are_compared_on_the_least_that_holds_them() -> None:
+    found = Instances((instance(0, 0.9, LEFT, 33), instance(0, 0.9, (80, 10, 90, 30), 20)))
+    assert canvas_of([[[0, 0, 10, 0, 10.5, 60.2]]], found) == (61, 90)
+    assert canvas_of([], Instances(())) == (1, 1)
+    assert canvas_of([mask_rle(np.ones((100, 120), np.bool_))], found) == (100, 120)
+    with pytest.raises(
+        DatasetError, match=r"picture of \(60, 80\) \(width, height\); another one reaches to \(90, 40\)"
+    ):
+        canvas_of([mask_rle(np.ones((80, 60), np.bool_))], found)
 
 
 def test_an_outline_of_another_size_is_named() -> None:
