@@ -68,8 +68,8 @@ class Evaluation:
         judged: Rows with a label.
         unlabelled: Rows without one.
         metrics: By name (`runtime.evaluation.titles`); none where no row has a label, or none could be measured.
-        classes: Figures of each class that occurs or was answered, ``label`` being its name; ``None`` stands for
-            what there is not. None where the task has no classes.
+        classes: Figures of each class of which there is one, ``label`` being its name; ``None`` is a figure that there
+            is not. Empty where the task has no classes.
         notes: What a reader must know of the figures.
     """
 
@@ -147,7 +147,7 @@ def _classes_of(figures: Figures | None) -> tuple[dict[str, Any], ...]:
         {"label": label} | {n: v if math.isfinite(v) else None for n, v in zip(table.columns, values, strict=True)}
         for table in [figures.classes]
         for label, values in table.rows
-        if any(math.isfinite(value) and value for value in values)
+        if any(map(math.isfinite, values[:-1]))  # the last one is how many there are
     )
 
 
