@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from cluster.errors import SchemaError
 from cluster.evaluation import Evaluation, evaluate, with_labels
 from cluster.jobs.outputs import write_report
 from cluster.output.merging import Merger
@@ -32,13 +33,18 @@ def end_job(job: Job, tally: Tally, *, workers: int, working: float, started: fl
 
     Raises:
         OutputError: A shard is not committed, or a committed file is gone or not the one committed.
-        SchemaError: A label to judge by is no class of the model.
+        SchemaError: A label to judge by is no class of the model; the report is there, without figures.
     """
     manifest = job.output.finish(job.record, job.shards, Merger(job.output, job.options.file_bytes))
+    evaluation, failed = None, None
+    try:
+        evaluation = _evaluated(job, manifest)
+    except SchemaError as error:
+        failed = error
     summary = Summary.of(
         manifest,
         tally,
-        evaluation=_evaluated(job, manifest),
+        evaluation=evaluation,
         output=job.output.uri,
         workers=workers,
         working=working,
@@ -46,16 +52,18 @@ def end_job(job: Job, tally: Tally, *, workers: int, working: float, started: fl
     )
     worked = summary.shards["committed"] > 0 or summary.evaluation is not None
     write_report(job.output, lambda: _facts(job, manifest, summary), worked=worked)
+    if failed is not None:
+        raise failed
     return summary
 
 
 def _evaluated(job: Job, manifest: OutputManifest) -> Evaluation | None:
-    label = job.options.evaluate
-    if label is None:
+    if job.labels is None:
         return None
-    kept = named_apart(map(Kept.parse, with_labels(job.options.keep, label)), job.artifact.manifest)
+    model, label = job.artifact.manifest, job.labels.column
+    kept = named_apart(map(Kept.parse, with_labels(job.options.keep, label)), model)
     name = next(one.name for one in kept if one.column == label)
-    return evaluate(job.output, manifest, name, job.artifact.manifest.labels)
+    return evaluate(job.output, manifest, job.labels, model, name=name)
 
 
 def _facts(job: Job, manifest: OutputManifest, summary: Summary) -> ReportFacts:

@@ -27,7 +27,8 @@ import pyarrow as pa
 from cluster.dispatch.loop import Policy, dispatch
 from cluster.ending import end_job
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError, WorkersError
-from cluster.evaluation import check_evaluable, with_labels
+from cluster.evaluation import with_labels
+from cluster.input.labels import LabelColumn, check_evaluable
 from cluster.input.sampling import Sample, limited
 from cluster.input.sources import Columns, Source, open_source
 from cluster.jobs.request import job_id
@@ -128,6 +129,7 @@ class Job:
         schema: Of the output's rows.
         spec: What its workers must know.
         output: Where it goes.
+        labels: What its answers are judged by, if they are.
     """
 
     options: BatchOptions
@@ -138,6 +140,7 @@ class Job:
     schema: pa.Schema
     spec: WorkerSpec
     output: OutputDirectory
+    labels: LabelColumn | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as plain values for JSON."""
@@ -184,8 +187,7 @@ def plan_job(options: BatchOptions) -> Job:
         source = replace(source, files=tuple(limited(source.files, options.limit, sample)))
     _check_apart(output.uri, source)
     kept = tuple(kept_fields(source.schema, keep))
-    if options.evaluate is not None:
-        check_evaluable(artifact.manifest, source.schema.field(options.evaluate))
+    labels = None if options.evaluate is None else check_evaluable(artifact.manifest, source, options.evaluate)
     schema = output_schema(artifact.manifest, kept)
     limits = ShardLimits(rows=options.shard_rows or default_shard_rows(source.rows))
     shards = plan_shards(source.files, limits, reader=source.reader)
@@ -216,6 +218,7 @@ def plan_job(options: BatchOptions) -> Job:
         schema=schema,
         spec=_worker_spec(options, output.uri, source, kept),
         output=output,
+        labels=labels,
     )
 
 

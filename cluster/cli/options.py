@@ -35,7 +35,8 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--evaluate",
         metavar="COLUMN",
-        help="Judge a classifier by this column of class names or indices, which is kept.",
+        help="Judge the answers by this column, which is kept: classes (names or indices), objects or masks, as the "
+        "task needs them.",
     ),
     click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...]."),
     click.option(

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.report.classes import SCORE_BINS
 from cluster.report.examples import EACH
 from cluster.report.facts import ReportFacts
+from runtime.evaluation.titles import title_of
 from runtime.page import fact_list, hint, page, section, tiles
 from runtime.page.charts import bar_table, duration, rate_chart, share_chart
 from runtime.page.markup import Markup, joined, tag
@@ -29,7 +30,7 @@ REASONS = {
 }
 """By reason code of `runtime.errors.ImageReason`: what it means."""
 
-METRICS = {"top1": "top-1 accuracy", "macro_f1": "macro F1", "macro_recall": "macro recall"}
+COUNTS = {"support", "pixels"}  # among the figures of a class; the others are shares
 
 
 def render_report(facts: ReportFacts) -> bytes:
@@ -134,8 +135,23 @@ def _evaluation(facts: ReportFacts) -> Markup | None:
     if judged is None:
         return None
     said = f"Against the column {judged.column}: {judged.judged:,} rows have a label, {judged.unlabelled:,} have none."
-    shown = tiles((METRICS.get(name, name), f"{value:.4f}") for name, value in judged.metrics.items())
-    return section("Evaluation", hint(said), *([shown] if judged.metrics else []))
+    parts = [hint(said)]
+    if judged.metrics:
+        parts.append(tiles((title_of(name).name, title_of(name).show(value)) for name, value in judged.metrics.items()))
+    parts += [hint(f"{note[:1].upper()}{note[1:].rstrip('.')}.") for note in judged.notes]
+    if judged.classes:
+        names = [name for name in judged.classes[0] if name != "label"]
+        rows = [(str(one["label"]), *(_figure_of(name, one[name]) for name in names)) for one in judged.classes]
+        columns = [("class", False), *((name.replace("_", " "), True) for name in names)]
+        parts.append(tag("details", tag("summary", f"{len(rows):,} classes"), _table(columns, rows)))
+    return section("Evaluation", *parts)
+
+
+def _figure_of(name: str, value: float | None) -> str:
+    """Return the figure *name* of a class: a share, or a count."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if name in COUNTS else f"{value:.4f}"
 
 
 def _classes(facts: ReportFacts) -> Markup | None:

@@ -185,6 +185,7 @@ class Summary:
         if self.evaluation is not None:
             figures = ", ".join(f"{name} {value:.4f}" for name, value in self.evaluation.metrics.items())
             facts.append(("evaluation", f"{figures or '-'} on {self.evaluation.judged} labelled rows"))
+            facts += [("", note) for note in self.evaluation.notes]
         facts += [("note", remark) for remark in self.remarks]
         text = table(("batch job", ""), facts)
         if self.bad_rows:

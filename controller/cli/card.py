@@ -12,7 +12,7 @@ from runtime.terminal import emit, json_option, table
 
 if TYPE_CHECKING:
     from controller.lifecycle.evaluation.evaluate import Evaluation
-    from controller.lifecycle.evaluation.metrics import Confusion
+    from runtime.evaluation.metrics import Confusion
 
 __all__ = ["VERBS"]
 
@@ -105,7 +105,7 @@ def _mistakes(confusion: Confusion) -> str:
 
 
 def _text(results: Mapping[str, Evaluation], agreements: Mapping[str, float]) -> str:
-    from controller.lifecycle.evaluation.metrics.titles import title_of
+    from runtime.evaluation.titles import title_of
 
     first = next(iter(results.values()))
     names = list(first.metrics)

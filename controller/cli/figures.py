@@ -21,7 +21,7 @@ def figures(manifest: Manifest, proofs: Sequence[Mapping[str, Any]] = ()) -> str
         manifest: Of the model.
         proofs: What devices said of its unproven variants, as the controller lists it.
     """
-    from controller.lifecycle.evaluation.metrics.titles import primary_of, title_of
+    from runtime.evaluation.titles import primary_of, title_of
 
     reference = manifest.variants[0]
     primary = primary_of(reference.metrics)

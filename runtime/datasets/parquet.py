@@ -43,7 +43,15 @@ from runtime.datasets.known import (
 from runtime.errors import DatasetError
 from runtime.files import replacing
 
-__all__ = ["ParquetDataset", "Written", "find_image_column", "label_names_of", "open_footer", "write_parquet"]
+__all__ = [
+    "ParquetDataset",
+    "Written",
+    "find_image_column",
+    "label_names_of",
+    "open_footer",
+    "size_columns",
+    "write_parquet",
+]
 
 LABEL_COLUMNS = ("label", "objects", "mask", "annotation", "segmentation")
 NAME_PATHS: Sequence[tuple[str, ...]] = (
@@ -224,7 +232,7 @@ def _kind_of_labels(schema: Any, label: str, path: Path) -> str:
     )
 
 
-def _size_columns(schema: Any, kind: str | None) -> tuple[str, ...]:
+def size_columns(schema: Any, kind: str | None) -> tuple[str, ...]:
     """Return the columns with the size of the picture that objects were drawn on; none if there are not both."""
     both = all(name in schema.names and pa.types.is_integer(schema.field(name).type) for name in SIZE_COLUMNS)
     return SIZE_COLUMNS if kind == "objects" and both else ()
@@ -235,7 +243,7 @@ def _group_rows(
 ) -> Iterator[Row]:
     image, label = columns
     kind = _kind_of_labels(file.schema_arrow, label, path) if label else None
-    size = _size_columns(file.schema_arrow, kind)
+    size = size_columns(file.schema_arrow, kind)
     wanted = [name for name in (*columns, *size) if name]
     try:
         for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=wanted):

@@ -4,6 +4,7 @@ Rules:
     * One row of `RECORDS` a kind of result; the names are those of DESIGN.md, section 4.
     * A record holds numbers, text, lists, dicts, and masks as the bytes of a PNG; `as_json` makes base64 text of those.
     * Equal predictions have equal records, to the byte (of one version of Pillow).
+    * `prediction_of` undoes `record_of`: what was written is a prediction again.
 
 The PNGs: a class mask has a palette whose index is the class, or is 16-bit grayscale where a class is beyond 255; the
 mask of an instance is 1-bit, white where the object is; a matte is 8-bit grayscale.
@@ -24,17 +25,22 @@ from PIL import Image
 from runtime.palette import mask_palette
 from runtime.tasks.results import (
     Classification,
+    ClassPixels,
+    Detection,
     Detections,
     Embedding,
     Instance,
     Instances,
+    Keypoint,
+    LabelScore,
     Matte,
+    Pose,
     Poses,
     Prediction,
     Segmentation,
 )
 
-__all__ = ["RECORDS", "as_json", "class_mask_png", "record_of"]
+__all__ = ["READ_BACK", "RECORDS", "as_json", "class_mask_png", "prediction_of", "record_of"]
 
 Record = dict[str, Any]
 
@@ -78,6 +84,36 @@ def record_of(prediction: Prediction) -> Record:
     """Return *prediction* as a plain record; a mask is the bytes of a PNG."""
     record: Record = _listed(RECORDS[type(prediction)](prediction))
     return record
+
+
+def _pixels(png: bytes) -> npt.NDArray[Any]:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image)
+
+
+def _pose(record: Record) -> Pose:
+    return Pose(**{**record, "keypoints": tuple(Keypoint(**point) for point in record["keypoints"])})
+
+
+READ_BACK: Mapping[type[Prediction], Callable[[Record], Prediction]] = {
+    Classification: lambda r: Classification(**{**r, "top_k": tuple(LabelScore(**one) for one in r["top_k"])}),
+    Detections: lambda r: Detections(tuple(Detection(**one) for one in r["detections"])),
+    Instances: lambda r: Instances(tuple(Instance(**{**one, "mask": _pixels(one["mask"])}) for one in r["instances"])),
+    Segmentation: lambda r: Segmentation(_pixels(r["mask"]), tuple(ClassPixels(**one) for one in r["classes"])),
+    Matte: lambda r: Matte(_pixels(r["mask"]), r["coverage"]),
+    Poses: lambda r: Poses(tuple(map(_pose, r["poses"]))),
+    Embedding: lambda r: Embedding(np.asarray(r["embedding"], np.float32)),
+}
+"""By kind of result: from a record."""
+
+
+def prediction_of(kind: type[Prediction], record: Record) -> Prediction:
+    """Return the prediction of *kind* whose record is *record*.
+
+    Raises:
+        KeyError: The record is of another kind.
+    """
+    return READ_BACK[kind](record)
 
 
 def as_json(record: Any) -> Any:

@@ -22,12 +22,12 @@ from task_models import SIDE, write_task_artifact
 
 from controller.cli.models import model as group
 from controller.lifecycle.evaluation.evaluate import evaluate
-from controller.lifecycle.evaluation.metrics.detection import DetectionJudge
 from controller.registry.publish import publish
 from runtime.artifact import Artifact
 from runtime.datasets import open_dataset
 from runtime.datasets.parquet import write_parquet
 from runtime.drawing.skeleton import COCO_KEYPOINTS
+from runtime.evaluation.metrics.detection import DetectionJudge
 from runtime.images import read
 from runtime.manifest import Postprocess, Preprocess, Resize
 from runtime.predictor import Predictor

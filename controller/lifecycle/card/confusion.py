@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.evaluation.metrics import Confusion
-from controller.lifecycle.evaluation.metrics.detection import NOTHING
+from runtime.evaluation.metrics import Confusion
+from runtime.evaluation.metrics.detection import NOTHING
 from runtime.page.charts import bar
 from runtime.page.markup import Markup, joined, tag
 

@@ -11,7 +11,7 @@ from controller.lifecycle.card.tables import class_tables, figure_table, variant
 from controller.lifecycle.card.words import BY, answer_steps, input_steps
 from controller.lifecycle.evaluation.evaluate import Evaluation
 from controller.lifecycle.evaluation.examples import EACH, Example
-from controller.lifecycle.evaluation.metrics.titles import primary_of, title_of
+from runtime.evaluation.titles import primary_of, title_of
 from runtime.manifest import Variant
 from runtime.page import fact_list, hint, section, tiles
 from runtime.page.markup import Markup, joined, tag

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from controller.lifecycle.evaluation.metrics import ClassTable
-from controller.lifecycle.evaluation.metrics.titles import TITLES, primary_of, title_of
+from runtime.evaluation.metrics import ClassTable
+from runtime.evaluation.titles import TITLES, primary_of, title_of
 from runtime.manifest import Manifest, RejectedVariant, Variant
 from runtime.page.markup import Markup, joined, tag
 

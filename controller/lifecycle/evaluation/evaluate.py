@@ -2,7 +2,7 @@
 
 Rules:
     * Accuracy is measured through the predictor that every place uses, on rows that it has not learned from; how is a
-      table by kind of answer, `controller.lifecycle.evaluation.metrics`. It is done in a stream: only what the figures
+      table by kind of answer, `runtime.evaluation.metrics`. It is done in a stream: only what the figures
       need stays.
     * An image that cannot be used is counted by its reason and left out; a label that cannot be is an error.
     * Latency is measured in turns of a few runs, so that a busy moment of the machine hits all variants alike, and each
@@ -26,12 +26,12 @@ import numpy.typing as npt
 
 from controller.lifecycle.evaluation.examples import Example, Examples
 from controller.lifecycle.evaluation.labelled import describe_skipped
-from controller.lifecycle.evaluation.metrics import METRICS, ClassTable, Confusion, Figures, Metric
-from controller.lifecycle.evaluation.metrics.titles import title_of
-from controller.lifecycle.evaluation.truth import Truths
 from runtime.artifact import Artifact
 from runtime.datasets import Dataset
 from runtime.errors import DatasetError, ImageError
+from runtime.evaluation.metrics import METRICS, ClassTable, Confusion, Figures, Metric
+from runtime.evaluation.titles import title_of
+from runtime.evaluation.truth import Truths
 from runtime.manifest import CustomOps, Preprocess
 from runtime.predictor import Predictor
 from runtime.providers import CPU
@@ -63,6 +63,7 @@ class Evaluation:
         images: How many were judged.
         skipped: How many were not, by reason.
         figures: What the judge said.
+        answers: What the variant said of each image, small.
         metric: By which it judged.
         examples: Some of the images with the answers.
         notes: What a reader must know of the figures.
@@ -74,6 +75,7 @@ class Evaluation:
     images: int
     skipped: Mapping[str, int]
     figures: Figures
+    answers: Sequence[Any]
     metric: Metric
     examples: tuple[Example, ...]
     notes: tuple[str, ...]
@@ -100,7 +102,7 @@ class Evaluation:
 
     def agreement(self, other: Evaluation) -> float:
         """Return how much the answers of *other*, for the same images, are these, 0 to 1."""
-        return self.metric.agreement(self.figures.answers, other.figures.answers)
+        return self.metric.agreement(self.answers, other.answers)
 
 
 def evaluate(artifact: Artifact, variant: str, dataset: Dataset, provider: str = "cpu") -> Evaluation:
@@ -120,16 +122,17 @@ def evaluate(artifact: Artifact, variant: str, dataset: Dataset, provider: str =
     metric = METRICS[head_of(artifact.manifest).result]
     judge, truths = metric.judge(artifact.manifest), Truths.of(dataset, artifact.manifest)
     examples, skipped = Examples(artifact.manifest.postprocess), Counter[str]()
-    images = 0
+    answers: list[Any] = []
     with progress(len(dataset), f"measuring {variant}", "images") as bar:
         rows = _pictures(dataset, predictor, truths, metric, skipped)
         while batch := list(islice(rows, _batch_size(metric, artifact.manifest.preprocess))):
             predictions = predictor.predict([picture for picture, _, _ in batch], **judge.changes)
             for (picture, truth, source), prediction in zip(batch, predictions, strict=True):
-                examples.offer(picture, judge.add(prediction, truth, picture.shape[:2]), source)
-            images += len(batch)
+                verdict = judge.add(prediction, truth, picture.shape[:2])
+                answers.append(metric.answer(verdict.shown))
+                examples.offer(picture, verdict, source)
             bar.advance(len(batch))
-    if not images:
+    if not answers:
         raise DatasetError(f"dataset {dataset.uri} has no usable image: {describe_skipped(skipped)}")
     figures = judge.figures()
     if not math.isfinite(figures.metrics[metric.primary]):
@@ -142,9 +145,10 @@ def evaluate(artifact: Artifact, variant: str, dataset: Dataset, provider: str =
         variant=variant,
         provider=predictor.provider,
         dataset=dataset.uri,
-        images=images,
+        images=len(answers),
         skipped=dict(skipped),
         figures=figures,
+        answers=answers,
         metric=metric,
         examples=examples.chosen,
         notes=(*taken_for_granted, *figures.notes, *left_out),

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from controller.lifecycle.evaluation.metrics.base import Verdict
 from runtime.drawing import DRAWERS, draw
+from runtime.evaluation.metrics.base import Verdict
 from runtime.manifest import Postprocess
 from runtime.tasks import Classification
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import onnx
 
 from controller.lifecycle.evaluation.evaluate import evaluate, measure_latency
-from controller.lifecycle.evaluation.metrics.titles import title_of
 from controller.lifecycle.graph import load_graph
 from controller.lifecycle.look.target import Target, noise
 from controller.lifecycle.quantization.calibration.images import spread_images
@@ -29,6 +28,7 @@ from controller.lifecycle.quantization.sqnr import sqnr_db
 from controller.lifecycle.variants.golden import golden_input, synthetic_pictures
 from runtime.datasets import Dataset
 from runtime.errors import UsageError
+from runtime.evaluation.titles import title_of
 from runtime.preprocess import Preprocessor
 from runtime.session import Session
 from runtime.terminal import table

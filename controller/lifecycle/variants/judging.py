@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.lifecycle.evaluation.evaluate import Evaluation, evaluate, measure_latency
-from controller.lifecycle.evaluation.metrics.titles import primary_of
 from controller.lifecycle.variants.draft import Draft
 from controller.lifecycle.variants.footprint import peak_memory_mb
 from controller.lifecycle.variants.golden import TOLERANCES
@@ -26,6 +25,7 @@ from controller.lifecycle.variants.verdict import Speed, why_rejected
 from runtime.comparison import compare
 from runtime.datasets import Dataset
 from runtime.errors import ModelError, ProviderError
+from runtime.evaluation.titles import primary_of
 from runtime.hardware import Machine, this_machine
 from runtime.manifest import Manifest, Postprocess, RejectedVariant, Requires, Variant, VariantRequires
 from runtime.providers import CPU

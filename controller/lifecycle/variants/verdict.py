@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.lifecycle.evaluation.metrics.titles import title_of
+from runtime.evaluation.titles import title_of
 
 __all__ = ["Speed", "why_rejected"]
 
@@ -38,7 +38,7 @@ def why_rejected(*, figure: str, value: float, reference: float, speed: Speed | 
     """Return why a variant does not earn its place; ``None`` if it does.
 
     Args:
-        figure: Name of the figure that accuracy is judged by, of `controller.lifecycle.evaluation.metrics.titles`.
+        figure: Name of the figure that accuracy is judged by, of `runtime.evaluation.titles`.
         value: That figure of the variant, 0 to 1.
         reference: The same of the reference.
         speed: On a device of its class; ``None``: none is at hand.

@@ -29,7 +29,7 @@ from runtime.tasks import (
     Prediction,
     Segmentation,
 )
-from runtime.tasks.records import RECORDS, as_json, class_mask_png, record_of
+from runtime.tasks.records import READ_BACK, RECORDS, as_json, class_mask_png, prediction_of, record_of
 from runtime.tasks.tables import TABLES, table_rows
 
 SHAPE = np.array([[True, False, True], [False, True, True]])
@@ -96,7 +96,13 @@ def shown(value: Any) -> Any:
 
 
 def test_every_kind_of_result_has_a_record_and_a_table() -> None:
-    assert set(RECORDS) == set(TABLES) == set(get_args(Prediction)) == {type(example[0]) for example in EXAMPLES}
+    assert (
+        set(RECORDS)
+        == set(READ_BACK)
+        == set(TABLES)
+        == set(get_args(Prediction))
+        == {type(example[0]) for example in EXAMPLES}
+    )
 
 
 @pytest.mark.parametrize(("prediction", "record", "rows"), EXAMPLES)
@@ -107,6 +113,26 @@ def test_records_have_the_names_and_values_of_the_design(
     assert list(found) == list(record)
     assert shown(found) == shown(record)
     assert record_of(dataclasses.replace(prediction)) == found
+
+
+@pytest.mark.parametrize(("prediction", "record", "rows"), EXAMPLES)
+def test_a_record_is_the_prediction_again(
+    prediction: Prediction, record: dict[str, Any], rows: list[tuple[object, ...]]
+) -> None:
+    back = prediction_of(type(prediction), record_of(prediction))
+    assert type(back) is type(prediction)
+    assert record_of(back) == record_of(prediction)
+    for field in dataclasses.fields(prediction):
+        if isinstance(given := getattr(prediction, field.name), np.ndarray):
+            assert getattr(back, field.name).dtype == given.dtype
+
+
+def test_a_mask_of_16_bits_is_one_again() -> None:
+    ids = np.array([[0, 256], [65535, 7]], np.uint16)
+    back = prediction_of(Segmentation, record_of(Segmentation(ids, ())))
+    assert isinstance(back, Segmentation)
+    assert back.mask.dtype == np.uint16
+    np.testing.assert_array_equal(back.mask, ids)
 
 
 @pytest.mark.parametrize(("prediction", "record", "rows"), EXAMPLES)

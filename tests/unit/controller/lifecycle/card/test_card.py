@@ -19,10 +19,10 @@ from controller.lifecycle.card.making import card_maker, card_of
 from controller.lifecycle.card.words import input_steps
 from controller.lifecycle.evaluation.evaluate import Evaluation
 from controller.lifecycle.evaluation.examples import Example
-from controller.lifecycle.evaluation.metrics import METRICS, Confusion
-from controller.lifecycle.evaluation.metrics.classification import ClassificationJudge
 from controller.registry.publish import publish
 from runtime.drawing.canvas import contrast
+from runtime.evaluation.metrics import METRICS, Confusion
+from runtime.evaluation.metrics.classification import ClassificationJudge
 from runtime.manifest import Manifest, RejectedVariant
 from runtime.page.markup import Markup, joined, tag
 from runtime.probe import probe_root
@@ -80,6 +80,7 @@ def evaluation_of(manifest: Manifest, truth: list[int], said: list[int]) -> Eval
         images=len(truth),
         skipped={},
         figures=judge.figures(),
+        answers=said,
         metric=METRICS[Classification],
         examples=(example,),
         notes=("2 truncated images could not be used",),

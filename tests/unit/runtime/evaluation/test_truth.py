@@ -13,10 +13,10 @@ from detection_heads import manifest_of
 from listed_rows import Listed
 from PIL import Image
 
-from controller.lifecycle.evaluation.label_map import COCO_IDS, LabelMap
-from controller.lifecycle.evaluation.truth import Truths
 from runtime.datasets import Objects, Row
 from runtime.errors import DatasetError
+from runtime.evaluation.label_map import COCO_IDS, LabelMap, by_name
+from runtime.evaluation.truth import Truths
 
 SIZE = (6, 8)
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
@@ -61,6 +61,21 @@ def test_names_decide_where_there_are_some() -> None:
 def test_without_a_common_name_the_indices_are_the_same_if_they_can_be() -> None:
     assert mapped(("n01", "n02"), ("tench", "shark", "ray"), [0, 1]) == [0, 1]
     assert mapped(("n01", "n02"), ("tench",), [0, 1]) == [-1, -1]
+
+
+def test_a_name_is_a_class_whatever_its_case_unless_two_have_it() -> None:
+    found = by_name(("Traffic_Light", "yeti", "crane"), ("crane", "traffic light", "Crane", "CRANE"))
+    assert found.tolist() == [1, -1, -1]
+
+
+def test_without_the_picture_s_size_what_is_drawn_is_not_held_against_it() -> None:
+    data = Listed((row(objects=objects_of([0], size=(800, 600), boxes=np.array([[4.0, 3, 1100, 800]]))),))
+    assert len(truths(data, ("cat",)).read("objects", data.given[0], None)) == 1
+    data = Listed((row(mask=png(np.ones((8, 6), np.uint8))),))
+    assert segmenter(data).read("mask", data.given[0], None).shape == (8, 6)
+    data = Listed((row(objects=objects_of([0], outlines=(SQUARE,))),))
+    with pytest.raises(DatasetError, match="no size of the picture"):
+        segmenter(data).read("mask", data.given[0], None)
 
 
 def test_without_names_an_index_is_the_model_s() -> None:

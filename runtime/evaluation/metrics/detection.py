@@ -11,25 +11,24 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.evaluation.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict, found_of
-from controller.lifecycle.evaluation.metrics.boxes import LEAST_OVERLAP, greedy_pairs, overlaps
-from controller.lifecycle.evaluation.metrics.coco import (
+from runtime.datasets import Objects
+from runtime.evaluation.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict, found_of
+from runtime.evaluation.metrics.boxes import LEAST_OVERLAP, greedy_pairs, overlaps
+from runtime.evaluation.metrics.coco import (
     MOST_BOXES,
     AveragePrecision,
-    Overlap,
-    average_precision,
+    PrecisionJudge,
     box_record,
     own_answers,
     whole_curve,
 )
-from runtime.datasets import Objects
 from runtime.manifest import Manifest
 from runtime.tasks import Detection, Detections, Instance
 
@@ -114,20 +113,18 @@ def precision_metrics(found: AveragePrecision, prefix: str = "") -> dict[str, fl
     }
 
 
-def precision_table(labels: Sequence[str], found: AveragePrecision, truth: Sequence[Mapping[str, Any]]) -> ClassTable:
+def precision_table(labels: Sequence[str], found: AveragePrecision) -> ClassTable:
     """Return the average precision of each class, and how many objects of it there are."""
-    support = np.bincount([one["category_id"] for one in truth if not one["iscrowd"]], minlength=len(labels))
-    rows = zip(labels, found.by_category.tolist(), support.tolist(), strict=True)
+    rows = zip(labels, found.by_category.tolist(), found.support.tolist(), strict=True)
     return ClassTable(columns=COLUMNS, rows=tuple((label, (*ap, float(count))) for label, ap, count in rows))
 
 
-def truth_records(image: int, truth: Objects) -> list[dict[str, Any]]:
-    """Return the objects of an *image* as COCO's annotations, without outlines."""
+def truth_records(truth: Objects) -> list[dict[str, Any]]:
+    """Return the objects of an image as COCO's annotations, without outlines."""
     return [
         {
             **box_record(truth.boxes[number]),
             "area": float(truth.areas[number]),
-            "image_id": image,
             "category_id": int(truth.labels[number]),
             "iscrowd": int(truth.crowd[number]),
         }
@@ -135,72 +132,53 @@ def truth_records(image: int, truth: Objects) -> list[dict[str, Any]]:
     ]
 
 
-def found_record(image: int, one: Detection | Instance) -> dict[str, Any]:
+def found_record(one: Detection | Instance) -> dict[str, Any]:
     """Return an answer as COCO's result, without outline."""
     box = box_record((one.x1, one.y1, one.x2, one.y2))
-    return {**box, "image_id": image, "category_id": one.label_id, "score": one.score}
+    return {**box, "category_id": one.label_id, "score": one.score}
 
 
 Answer = TypeVar("Answer", Detection, Instance)
 
 
 class Ledger:
-    """What the judges of boxes and of masks keep alike, image by image.
-
-    Attributes:
-        truth: The labelled objects, as COCO's annotations.
-    """
+    """What the judges of boxes and of masks keep alike, image by image."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._labels = manifest.labels
         self._own = manifest.postprocess
-        self._sizes: list[tuple[int, int]] = []
-        self._answers: list[Boxes] = []
         self._tally = Tally(manifest.labels)
-        self.truth: list[dict[str, Any]] = []
-
-    @property
-    def images(self) -> int:
-        """How many images were added."""
-        return len(self._sizes)
 
     @property
     def changes(self) -> Mapping[str, Any]:
         """Almost every answer, so that the whole curve is there."""
         return whole_curve(self._own, MOST_BOXES)
 
-    def add(self, found: Sequence[Answer], truth: Objects, size: tuple[int, int]) -> tuple[tuple[Answer, ...], str]:
+    def add(self, found: Sequence[Answer], truth: Objects) -> tuple[tuple[Answer, ...], str]:
         """Take the answers *found* for an image with the objects *truth*.
 
         Returns:
             Those that the model itself gives, and how well they did, in words.
         """
         shown = own_answers(found, self._own)
-        self._sizes.append(size)
-        self._answers.append(Boxes.of(shown))
-        right = self._tally.add(self._answers[-1], truth)
+        right = self._tally.add(Boxes.of(shown), truth)
         return shown, found_of(right, int(np.count_nonzero(~truth.crowd)), "objects")
-
-    def precision(self, found: Iterable[dict[str, Any]], overlap: Overlap) -> AveragePrecision:
-        """Return how well the results *found* answer the truth."""
-        return average_precision(self.truth, found, self._sizes, len(self._labels), overlap)
 
     def figures(self, metrics: Mapping[str, float], precision: AveragePrecision) -> Figures:
         """Return *metrics* with *precision* by class, and the confusions."""
         return Figures(
             metrics=metrics,
-            answers=tuple(self._answers),
-            classes=precision_table(self._labels, precision, self.truth),
+            classes=precision_table(self._labels, precision),
             confusion=self._tally.confusion,
         )
 
 
 class DetectionJudge:
-    """Collects boxes, and lets COCO's code compare them."""
+    """Lets COCO's code compare boxes."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._ledger = Ledger(manifest)
-        self._found: list[tuple[Detection, ...]] = []  # by image; a record is three times as large
+        self._boxes = PrecisionJudge(len(manifest.labels), "bbox")
 
     @property
     def changes(self) -> Mapping[str, Any]:
@@ -209,15 +187,13 @@ class DetectionJudge:
 
     def add(self, prediction: Detections, truth: Objects, size: tuple[int, int]) -> Verdict:
         """Take the *prediction* for an image with the objects *truth*."""
-        self._ledger.truth += truth_records(self._ledger.images, truth)
-        self._found.append(prediction.detections[:MOST_BOXES])
-        shown, said = self._ledger.add(prediction.detections, truth, size)
+        self._boxes.add(truth_records(truth), [found_record(one) for one in prediction.detections[:MOST_BOXES]], size)
+        shown, said = self._ledger.add(prediction.detections, truth)
         return Verdict(shown=replace(prediction, detections=shown), said=said)
 
     def figures(self) -> Figures:
         """Return the average precision, by class too, and the confusions."""
-        records = (found_record(image, one) for image, answers in enumerate(self._found) for one in answers)
-        found = self._ledger.precision(records, "bbox")
+        found = self._boxes.figures()
         return self._ledger.figures(precision_metrics(found), found)
 
 
@@ -231,4 +207,10 @@ def box_agreement(ours: Sequence[Boxes], theirs: Sequence[Boxes]) -> float:
     return matched / total if total else 1.0
 
 
-METRIC = Metric(primary="map50_95", truth="objects", judge=DetectionJudge, agreement=box_agreement)
+METRIC = Metric(
+    primary="map50_95",
+    truth="objects",
+    judge=DetectionJudge,
+    answer=lambda prediction: Boxes.of(prediction.detections),
+    agreement=box_agreement,
+)

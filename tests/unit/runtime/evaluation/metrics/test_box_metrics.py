@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from detection_heads import manifest_of
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from controller.lifecycle.evaluation.metrics import METRICS, Confusion
-from controller.lifecycle.evaluation.metrics.boxes import greedy_pairs, overlaps
-from controller.lifecycle.evaluation.metrics.detection import DetectionJudge
-from controller.lifecycle.evaluation.metrics.instances import InstancesJudge
-from controller.lifecycle.evaluation.outlines import mask_rle, outline_mask
 from runtime.datasets import Objects
 from runtime.errors import DatasetError
+from runtime.evaluation.metrics import METRICS, Confusion
+from runtime.evaluation.metrics.boxes import greedy_pairs, overlaps
+from runtime.evaluation.metrics.coco import AT_ONCE
+from runtime.evaluation.metrics.detection import DetectionJudge, found_record, truth_records
+from runtime.evaluation.metrics.instances import InstancesJudge
+from runtime.evaluation.outlines import canvas_of, mask_rle, outline_mask
 from runtime.tasks import Detection, Detections, Instance, Instances
 
 LABELS = ("cat", "dog", "kite")
@@ -78,10 +83,10 @@ def test_unsure_answers_count_for_the_precision_and_not_for_the_rest() -> None:
     judge = judge_of((answers((0, 0.9, LEFT), (1, 0.01, RIGHT)), objects((0, LEFT), (1, RIGHT))))
     figures = judge.figures()
     assert figures.metrics["map50"] == pytest.approx(1)
-    assert figures.answers[0].labels.tolist() == [0]
     assert judge.changes["score_threshold"] == 0.001
     verdict = judge.add(answers((0, 0.9, LEFT), (1, 0.01, RIGHT)), objects((0, LEFT), (1, RIGHT)), SIZE)
     assert [one.label for one in verdict.shown.detections] == ["cat"]
+    assert METRICS[Detections].answer(verdict.shown).labels.tolist() == [0]
     assert verdict.said == "1 of 2 objects found"
 
 
@@ -126,8 +131,9 @@ def test_classes_that_do_not_occur_have_no_average_precision() -> None:
 
 
 def test_agreement_of_boxes_asks_for_a_partner_of_the_same_class() -> None:
-    one = judge_of((answers((0, 0.9, LEFT), (1, 0.9, RIGHT)), objects((0, LEFT)))).figures().answers
-    other = judge_of((answers((0, 0.6, (0, 0, 40, 30)), (2, 0.9, RIGHT)), objects((0, LEFT)))).figures().answers
+    answer = METRICS[Detections].answer
+    one = [answer(answers((0, 0.9, LEFT), (1, 0.9, RIGHT)))]
+    other = [answer(answers((0, 0.6, (0, 0, 40, 30)), (2, 0.9, RIGHT)))]
     agreement = METRICS[Detections].agreement
     assert agreement(one, one) == 1
     assert agreement(one, other) == 0.5
@@ -184,7 +190,54 @@ def test_what_is_no_outline_is_named(outline: Any) -> None:
         outline_mask(outline, SIZE)
 
 
+def test_without_a_size_outlines_and_answers_are_compared_on_the_least_that_holds_them() -> None:
+    found = Instances((instance(0, 0.9, LEFT, 33), instance(0, 0.9, (80, 10, 90, 30), 20)))
+    assert canvas_of([[[0, 0, 10, 0, 10.5, 60.2]]], found) == (61, 90)
+    assert canvas_of([], Instances(())) == (1, 1)
+    assert canvas_of([mask_rle(np.ones((100, 120), np.bool_))], found) == (100, 120)
+    with pytest.raises(
+        DatasetError, match=r"picture of \(60, 80\) \(width, height\); another one reaches to \(90, 40\)"
+    ):
+        canvas_of([mask_rle(np.ones((80, 60), np.bool_))], found)
+
+
 def test_an_outline_of_another_size_is_named() -> None:
     small = mask_rle(np.ones((10, 10), np.bool_))
     with pytest.raises(DatasetError, match=r"of a picture of \(10, 10\)"):
         outline_mask(small, SIZE)
+
+
+def test_many_images_of_chance_have_the_figures_of_coco_s_code_in_one_go() -> None:
+    random = np.random.default_rng(3)
+    judge = judge_of()
+    truth, found = [], []
+    for image in range(3 * AT_ONCE // 2):
+        wanted, given = (random.uniform(0, 60, (int(count), 2)) for count in random.integers(0, 6, 2))
+        corners = [(place % 3, (x, y, x + 30, y + 30)) for place, (x, y) in enumerate(wanted.tolist())]
+        labelled = objects(*corners, crowd=[0] if image % 5 == 0 and corners else [])
+        near = given.copy()
+        near[: len(wanted)] = wanted[: len(given)] + random.normal(0, 4, wanted[: len(given)].shape)
+        scores = random.choice(np.linspace(0.1, 0.9, 9), len(near))  # many are equal
+        places = enumerate(zip(scores.tolist(), near.tolist(), strict=True))
+        said = answers(*((place % 3, score, (x, y, x + 30, y + 30)) for place, (score, (x, y)) in places))
+        judge.add(said, labelled, SIZE)
+        truth += [{**one, "image_id": image} for one in truth_records(labelled)]
+        found += [{**found_record(one), "image_id": image} for one in said.detections]
+    images = [{"id": image, "height": 100, "width": 100} for image in range(3 * AT_ONCE // 2)]
+    categories = [{"id": category} for category in range(3)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        indexed = []
+        for records in (truth, found):
+            coco = COCO()
+            annotations = [{"iscrowd": 0, **one, "id": number} for number, one in enumerate(records, 1)]
+            coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+            coco.createIndex()
+            indexed.append(coco)
+        whole = COCOeval(*indexed, "bbox")
+        whole.evaluate()
+        whole.accumulate()
+        whole.summarize()
+    metrics = judge.figures().metrics
+    figures = [metrics[name] for name in ("map50_95", "map50", "map75", "ar100")]
+    np.testing.assert_allclose(figures, whole.stats[[0, 1, 2, 8]], rtol=1e-12)
+    assert 0.02 < metrics["map50_95"] < 0.9

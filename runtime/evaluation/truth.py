@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from controller.lifecycle.evaluation.label_map import LabelMap, ids_of
-from controller.lifecycle.evaluation.metrics.base import TruthKind
-from controller.lifecycle.evaluation.metrics.semantic import IGNORE
-from controller.lifecycle.evaluation.outlines import outline_mask
-from runtime.datasets import Dataset, Objects, Row
+from runtime.datasets import Objects, Row
 from runtime.drawing import BACKGROUNDS
 from runtime.errors import DatasetError
+from runtime.evaluation.label_map import Labelled, LabelMap, ids_of
+from runtime.evaluation.metrics.base import TruthKind
+from runtime.evaluation.metrics.semantic import IGNORE
+from runtime.evaluation.outlines import outline_mask
 from runtime.manifest import Manifest, Task
 
 __all__ = ["READERS", "Truths"]
@@ -34,8 +34,8 @@ __all__ = ["READERS", "Truths"]
 MOST_NAMED = 20  # of what cannot be mapped
 GRAY_MODES = ("1", "L", "P", "I", "I;16")  # of Pillow: one number a pixel
 
-Size = tuple[int, int]
-"""(height, width) of the upright picture."""
+Size = tuple[int, int] | None
+"""(height, width) of the upright picture; ``None`` if it is not known, and nothing is held against it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +50,14 @@ class Truths:
         classes: From the dataset's classes to the model's.
     """
 
-    dataset: Dataset
+    dataset: Labelled
     labels: tuple[str, ...]
     task: Task
     background: int
     classes: LabelMap
 
     @classmethod
-    def of(cls, dataset: Dataset, manifest: Manifest) -> Truths:
+    def of(cls, dataset: Labelled, manifest: Manifest) -> Truths:
         """Return that of *dataset* for the model of *manifest*."""
         labels = manifest.labels
         if manifest.task == "segmentation" and len(labels) == 1:
@@ -72,7 +72,8 @@ class Truths:
         """Return what is true of *row*, of *kind*, whose picture has *size*.
 
         Raises:
-            DatasetError: The row does not say it, or says what cannot be.
+            DatasetError: The row does not say it, or says what cannot be; or outlines are to be painted on a picture of
+                unknown size.
         """
         return READERS[kind](self, row, size)
 
@@ -124,6 +125,8 @@ def _placed(truths: Truths, row: Row, size: Size) -> Objects:
     objects = row.objects
     if objects is None:
         raise truths.lacks(row, "objects")
+    if size is None:
+        return objects
     height, width = size
     where = f"dataset {truths.dataset.uri}, row {row.source_row} of {row.source_file}"
     if objects.size is not None and objects.size != size:
@@ -184,14 +187,21 @@ def _gray(truths: Truths, row: Row, size: Size) -> npt.NDArray[Any]:
             mask = np.asarray(image)
     except (UnidentifiedImageError, OSError) as error:
         raise DatasetError(f"{where} is no readable image: {' '.join(str(error).split())}") from None
-    if mask.shape != size:
+    if size is not None and mask.shape != size:
         found, expected = (f"{shape[1]}x{shape[0]}" for shape in (mask.shape, size))
         raise DatasetError(f"{where} is {found}; the upright picture is {expected}")
     return mask
 
 
+def _known(truths: Truths, row: Row, size: Size) -> tuple[int, int]:
+    if size is None:
+        raise truths.lacks(row, "size of the picture that its outlines could be painted on")
+    return size
+
+
 def _painted(truths: Truths, row: Row, size: Size) -> npt.NDArray[np.int64]:
     objects = _with_outlines(truths, row, size)
+    size = _known(truths, row, size)
     mask = np.full(size, truths.background if truths.background >= 0 else IGNORE, np.int64)
     for number in np.argsort(-objects.areas, kind="stable"):
         mask[outline_mask((objects.outlines or ())[number], size)] = objects.labels[number]
@@ -204,6 +214,7 @@ def _matte(truths: Truths, row: Row, size: Size) -> npt.NDArray[np.uint8]:
         objects = _placed(truths, row, size)
         if len(objects) and (objects.outlines is None or not all(objects.outlines)):
             raise truths.lacks(row, "outline of every object")
+        size = _known(truths, row, size)
         whole = np.zeros(size, np.bool_)
         for outline in objects.outlines or ():
             whole |= outline_mask(outline, size)

@@ -1,7 +1,7 @@
 """What every task's judge gets and gives.
 
 Rules:
-    * A judge sees one image after the other and keeps what its figures need, never the pictures.
+    * A judge sees one image after the other and keeps what its figures need, never the pictures or the answers.
     * Figures that say how good answers are lie between 0 and 1, and more is better, unless `TITLES` says otherwise.
     * What is labelled may be less than what the model knows: means are taken over the classes that occur in the data.
 """
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 TruthKind = Literal["label", "objects", "outlines", "keypoints", "mask", "matte"]
-"""What must be known of an image: `controller.lifecycle.evaluation.truth` says how it is read.
+"""What must be known of an image: `runtime.evaluation.truth` says how it is read.
 
 A label is an int; objects, outlines and keypoints are `Objects` that have them all; a mask is the class of each pixel,
 int64 (H, W); a matte is how much each pixel is foreground, uint8 (H, W).
@@ -110,15 +110,13 @@ class Figures:
     """What a judge says in the end.
 
     Attributes:
-        metrics: By name; the names are those of `controller.lifecycle.evaluation.metrics.titles`.
-        answers: What the model said of each image at its own thresholds, small; for `Metric.agreement`.
+        metrics: By name; the names are those of `runtime.evaluation.titles`.
         classes: By class, where there are classes.
         confusion: Where classes can be confused.
         notes: What a reader must know of the figures.
     """
 
     metrics: Mapping[str, float]
-    answers: Any
     classes: ClassTable | None = None
     confusion: Confusion | None = None
     notes: tuple[str, ...] = field(default=())
@@ -161,13 +159,15 @@ class Metric:
         primary: Name of the figure by which variants are compared.
         truth: What must be known of each image.
         judge: Makes a new judge for a model.
-        agreement: Of the answers of two evaluations of the same images: how much they say the same, 0 to 1.
+        answer: Of a prediction as the model itself gives it (`Verdict.shown`): what it says, small.
+        agreement: Of such answers of two models for the same images: how much they say the same, 0 to 1.
     """
 
     primary: str
     truth: TruthKind
     judge: Callable[[Manifest], Judge]
-    agreement: Callable[[Any, Any], float]
+    answer: Callable[[Any], Any]
+    agreement: Callable[[Sequence[Any], Sequence[Any]], float]
 
 
 def found_of(right: int, wanted: int, what: str) -> str:

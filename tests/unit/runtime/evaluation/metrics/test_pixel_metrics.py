@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from detection_heads import manifest_of
 
-from controller.lifecycle.evaluation.metrics import METRICS
-from controller.lifecycle.evaluation.metrics.saliency import SaliencyJudge
-from controller.lifecycle.evaluation.metrics.semantic import IGNORE, SemanticJudge
+from runtime.evaluation.metrics import METRICS
+from runtime.evaluation.metrics.saliency import SaliencyJudge
+from runtime.evaluation.metrics.semantic import IGNORE, SemanticJudge
 from runtime.tasks import Matte, Segmentation
 
 LABELS = ("background", "cat", "dog")
@@ -36,9 +36,11 @@ def test_ignored_pixels_count_for_nothing_and_unknown_answers_are_wrong() -> Non
 
 
 def test_agreement_of_masks_is_the_share_of_pixels() -> None:
-    one = semantic(([[0, 1], [2, 2]], [[0, 0], [0, 0]])).figures().answers
-    other = semantic(([[0, 1], [2, 1]], [[0, 0], [0, 0]])).figures().answers
-    assert METRICS[Segmentation].agreement(one, other) == 0.75
+    metric = METRICS[Segmentation]
+    one, other = (
+        [metric.answer(Segmentation(np.array(mask, np.uint8), ()))] for mask in ([[0, 1], [2, 2]], [[0, 1], [2, 1]])
+    )
+    assert metric.agreement(one, other) == 0.75
 
 
 def saliency(*pairs: tuple[np.ndarray, np.ndarray]) -> SaliencyJudge:
@@ -82,7 +84,9 @@ def test_images_without_a_foreground_count_in_the_error_alone() -> None:
 
 
 def test_agreement_of_mattes_is_the_share_of_pixels_on_the_same_side() -> None:
-    empty = np.zeros((2, 2), np.uint8)
-    one = saliency((np.array([[0, 200], [127, 255]], np.uint8), empty)).figures().answers
-    other = saliency((np.array([[90, 128], [128, 255]], np.uint8), empty)).figures().answers
-    assert METRICS[Matte].agreement(one, other) == 0.75
+    metric = METRICS[Matte]
+    one, other = (
+        [metric.answer(Matte(np.array(mask, np.uint8), 0.0))]
+        for mask in ([[0, 200], [127, 255]], [[90, 128], [128, 255]])
+    )
+    assert metric.agreement(one, other) == 0.75

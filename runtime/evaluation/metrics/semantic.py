@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.evaluation.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict, mean_of
+from runtime.evaluation.metrics.base import ClassTable, Confusion, Figures, Metric, Verdict, mean_of
 from runtime.manifest import Manifest
 from runtime.tasks import Segmentation
 
@@ -52,7 +52,6 @@ class SemanticJudge:
         self._labels = manifest.labels if len(manifest.labels) != 1 else ("background", *manifest.labels)
         count = len(self._labels) + 1  # the last is everything that is no class
         self._counts = np.zeros((count, count), np.int64)
-        self._answers: list[Packed] = []
 
     @property
     def changes(self) -> Mapping[str, Any]:
@@ -66,7 +65,6 @@ class SemanticJudge:
         wanted = truth[counted].astype(np.int64)
         said = np.minimum(prediction.mask[counted].astype(np.int64), nothing)
         self._counts += np.bincount(wanted * count + said, minlength=count * count).reshape(count, count)
-        self._answers.append(Packed.of(prediction.mask))
         share = float(np.mean(wanted == said)) if wanted.size else 0.0
         return Verdict(shown=prediction, said=f"{share:.1%} of the labelled pixels right")
 
@@ -85,7 +83,6 @@ class SemanticJudge:
                 "pixel_accuracy": float(right.sum() / max(1, support.sum())),
                 "mean_recall": mean_of(by_class[occurs, 1]),
             },
-            answers=tuple(self._answers),
             classes=ClassTable(columns=COLUMNS, rows=rows),
             confusion=Confusion(labels=self._labels, counts=self._counts[:nothing, :nothing], unit="pixels"),
         )
@@ -100,4 +97,10 @@ def _agreement(ours: Sequence[Packed], theirs: Sequence[Packed]) -> float:
     return same / max(1, total)
 
 
-METRIC = Metric(primary="miou", truth="mask", judge=SemanticJudge, agreement=_agreement)
+METRIC = Metric(
+    primary="miou",
+    truth="mask",
+    judge=SemanticJudge,
+    answer=lambda prediction: Packed.of(prediction.mask),
+    agreement=_agreement,
+)

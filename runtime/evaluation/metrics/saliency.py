@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.evaluation.metrics.base import Figures, Metric, Verdict, mean_of
-from controller.lifecycle.evaluation.metrics.semantic import Packed
+from runtime.evaluation.metrics.base import Figures, Metric, Verdict
+from runtime.evaluation.metrics.semantic import Packed
 from runtime.manifest import Manifest
 from runtime.tasks import Matte
 
@@ -32,10 +32,9 @@ class SaliencyJudge:
     """Compares mattes pixel by pixel."""
 
     def __init__(self, _: Manifest) -> None:
-        self._errors: list[float] = []
-        self._ious: list[float] = []
-        self._curves: list[npt.NDArray[np.float64]] = []  # (2, LEVELS) precision and recall
-        self._answers: list[Packed] = []
+        self._images = self._with_foreground = 0
+        self._error = self._iou = 0.0  # sums
+        self._curve = np.zeros((2, LEVELS))  # sums of precision and recall
 
     @property
     def changes(self) -> Mapping[str, Any]:
@@ -45,23 +44,31 @@ class SaliencyJudge:
     def add(self, prediction: Matte, truth: npt.NDArray[np.uint8], size: tuple[int, int]) -> Verdict:  # noqa: ARG002
         """Take the *prediction* for an image of which *truth*, uint8 (H, W), is the matte."""
         difference = np.abs(prediction.mask.astype(np.int16) - truth)
-        self._errors.append(float(difference.mean()) / (LEVELS - 1))
-        self._answers.append(Packed.of(prediction.mask))
+        error = float(difference.mean()) / (LEVELS - 1)
+        self._images += 1
+        self._error += error
         foreground = truth >= HALF
-        said = f"off by {self._errors[-1]:.1%} a pixel"
+        said = f"off by {error:.1%} a pixel"
         if foreground.any():
-            self._curves.append(_curve(prediction.mask, foreground))
             cut = prediction.mask >= HALF
-            self._ious.append(np.count_nonzero(cut & foreground) / np.count_nonzero(cut | foreground))
-            said += f", overlap {self._ious[-1]:.1%}"
+            iou = np.count_nonzero(cut & foreground) / np.count_nonzero(cut | foreground)
+            self._with_foreground += 1
+            self._curve += _curve(prediction.mask, foreground)
+            self._iou += iou
+            said += f", overlap {iou:.1%}"
         return Verdict(shown=prediction, said=said)
 
     def figures(self) -> Figures:
         """Return the errors and overlaps."""
-        metrics = {"max_f": _max_f(self._curves), "mae": float(np.mean(self._errors)), "iou": mean_of(self._ious)}
-        empty = len(self._errors) - len(self._curves)
+        counted = self._with_foreground or float("nan")
+        metrics = {
+            "max_f": _max_f(self._curve / counted),
+            "mae": self._error / self._images,
+            "iou": self._iou / counted,
+        }
+        empty = self._images - self._with_foreground
         notes = (f"{empty} images without a foreground do not count in max_f and iou",) if empty else ()
-        return Figures(metrics=metrics, answers=tuple(self._answers), notes=notes)
+        return Figures(metrics=metrics, notes=notes)
 
 
 def _curve(matte: npt.NDArray[np.uint8], foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -73,10 +80,11 @@ def _curve(matte: npt.NDArray[np.uint8], foreground: npt.NDArray[np.bool_]) -> n
     return np.stack([precision, inside / inside[0]])
 
 
-def _max_f(curves: Sequence[npt.NDArray[np.float64]]) -> float:
-    if not curves:
+def _max_f(curve: npt.NDArray[np.float64]) -> float:
+    """Return the largest F measure of precision and recall, (2, LEVELS); NaN if there are none."""
+    precision, recall = curve
+    if np.isnan(curve).any():
         return float("nan")
-    precision, recall = np.mean(curves, axis=0)
     below = BETA_SQUARED * precision + recall
     measures = np.divide((1 + BETA_SQUARED) * precision * recall, below, out=np.zeros(LEVELS), where=below > 0)
     return float(measures[1:].max())  # at or above level 0 lies every pixel of every matte
@@ -91,4 +99,10 @@ def _agreement(ours: Sequence[Packed], theirs: Sequence[Packed]) -> float:
     return same / max(1, total)
 
 
-METRIC = Metric(primary="max_f", truth="matte", judge=SaliencyJudge, agreement=_agreement)
+METRIC = Metric(
+    primary="max_f",
+    truth="matte",
+    judge=SaliencyJudge,
+    answer=lambda prediction: Packed.of(prediction.mask),
+    agreement=_agreement,
+)

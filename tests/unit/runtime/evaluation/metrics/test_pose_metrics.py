@@ -7,11 +7,11 @@ import pytest
 from detection_heads import manifest_of
 from pycocotools.cocoeval import COCOeval
 
-from controller.lifecycle.evaluation.metrics import METRICS
-from controller.lifecycle.evaluation.metrics.pose import PoseJudge, keypoint_similarity
 from runtime.datasets import Objects
 from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.errors import DatasetError
+from runtime.evaluation.metrics import METRICS
+from runtime.evaluation.metrics.pose import PoseJudge, keypoint_similarity
 from runtime.tasks import Keypoint, Pose, Poses
 
 SIZE = (100, 100)
@@ -89,9 +89,7 @@ def test_another_number_of_keypoints_is_an_error(points: np.ndarray) -> None:
 
 def test_agreement_is_the_mean_similarity_of_partners(points: np.ndarray) -> None:
     def answers(*found: Pose) -> object:
-        judge = judge_of()
-        judge.add(Poses(found), bodies(points), SIZE)
-        return judge.figures().answers
+        return [METRICS[Poses].answer(judge_of().add(Poses(found), bodies(points), SIZE).shown)]
 
     here, there = body(points[:, :2]), body(points[:, :2] + 45)
     agreement = METRICS[Poses].agreement

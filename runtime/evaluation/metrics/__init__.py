@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from controller.lifecycle.evaluation.metrics import (
+from runtime.evaluation.metrics import (
     classification,
     detection,
     embedding,
@@ -13,7 +13,7 @@ from controller.lifecycle.evaluation.metrics import (
     saliency,
     semantic,
 )
-from controller.lifecycle.evaluation.metrics.base import (
+from runtime.evaluation.metrics.base import (
     ClassTable,
     Confusion,
     Figures,

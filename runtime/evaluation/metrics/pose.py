@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controller.lifecycle.evaluation.metrics.base import Figures, Metric, Verdict, found_of
-from controller.lifecycle.evaluation.metrics.boxes import greedy_pairs
-from controller.lifecycle.evaluation.metrics.coco import (
+from runtime.datasets import Objects
+from runtime.errors import DatasetError
+from runtime.evaluation.metrics.base import Figures, Metric, Verdict, found_of
+from runtime.evaluation.metrics.boxes import greedy_pairs
+from runtime.evaluation.metrics.coco import (
     COCO_SIGMAS,
     MOST_BODIES,
-    average_precision,
+    PrecisionJudge,
     box_record,
     own_answers,
     whole_curve,
 )
-from controller.lifecycle.evaluation.metrics.detection import truth_records
-from runtime.datasets import Objects
-from runtime.errors import DatasetError
+from runtime.evaluation.metrics.detection import truth_records
 from runtime.manifest import Manifest
 from runtime.tasks import Pose, Poses
 
@@ -83,15 +83,13 @@ def keypoint_similarity(ours: Floats, theirs: Floats, areas: Floats, known: npt.
 
 
 class PoseJudge:
-    """Collects bodies, and lets COCO's code compare them."""
+    """Lets COCO's code compare bodies."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._own = manifest.postprocess
-        self._sizes: list[tuple[int, int]] = []
-        self._truth: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
-        self._answers: list[Bodies] = []
         self._keypoints = len(manifest.postprocess.keypoints)
+        self._sigmas = sigmas_of(self._keypoints)
+        self._bodies = PrecisionJudge(1, "keypoints", self._sigmas)
 
     @property
     def changes(self) -> Mapping[str, Any]:
@@ -104,37 +102,38 @@ class PoseJudge:
         Raises:
             DatasetError: They have another number of keypoints than the model's.
         """
-        image = len(self._sizes)
-        self._sizes.append(size)
         points = np.zeros((0, self._keypoints, 3)) if truth.keypoints is None else truth.keypoints
         if points.shape[1] != self._keypoints:
             raise DatasetError(f"bodies have {points.shape[1]} labelled keypoints; the model has {self._keypoints}")
-        for record, body in zip(truth_records(image, truth), points, strict=True):
-            known = int(np.count_nonzero(body[:, 2]))
-            self._truth.append({**record, "category_id": 0, "keypoints": body.ravel().tolist(), "num_keypoints": known})
-        self._found += [_record(image, pose) for pose in prediction.poses[:MOST_BODIES]]
+        labelled = [
+            {
+                **record,
+                "category_id": 0,
+                "keypoints": body.ravel().tolist(),
+                "num_keypoints": np.count_nonzero(body[:, 2]),
+            }
+            for record, body in zip(truth_records(truth), points, strict=True)
+        ]
+        self._bodies.add(labelled, [_record(pose) for pose in prediction.poses[:MOST_BODIES]], size)
         shown = replace(prediction, poses=own_answers(prediction.poses, self._own))
-        self._answers.append(Bodies.of(shown.poses))
-        right, wanted = _matched(self._answers[-1], points, truth)
+        right, wanted = _matched(Bodies.of(shown.poses), points, truth)
         return Verdict(shown=shown, said=found_of(right, wanted, "bodies"))
 
     def figures(self) -> Figures:
         """Return the average precision by OKS."""
-        sigmas = sigmas_of(self._keypoints)
-        found = average_precision(self._truth, self._found, self._sizes, 1, "keypoints", sigmas)
-        uniform = f"OKS with the sigma {sigmas[0]:.3f} for all {self._keypoints} keypoints: COCO's are for its 17"
+        found = self._bodies.figures()
+        uniform = f"OKS with the sigma {self._sigmas[0]:.3f} for all {self._keypoints} keypoints: COCO's are for its 17"
         return Figures(
             metrics={"oks_ap": found.ap, "oks_ap50": found.ap50, "oks_ap75": found.ap75, "oks_ar": found.recall},
-            answers=tuple(self._answers),
             notes=() if self._keypoints == len(COCO_SIGMAS) else (uniform,),
         )
 
 
-def _record(image: int, pose: Pose) -> dict[str, Any]:
+def _record(pose: Pose) -> dict[str, Any]:
     """Return *pose* as COCO's result; what a model thinks of a point's visibility does not count there."""
     points = [value for point in pose.keypoints for value in (point.x, point.y, 1.0)]
     box = box_record((pose.x1, pose.y1, pose.x2, pose.y2))
-    return {**box, "image_id": image, "category_id": 0, "score": pose.score, "keypoints": points}
+    return {**box, "category_id": 0, "score": pose.score, "keypoints": points}
 
 
 def _matched(found: Bodies, points: Floats, truth: Objects) -> tuple[int, int]:
@@ -157,4 +156,10 @@ def _agreement(ours: Sequence[Bodies], theirs: Sequence[Bodies]) -> float:
     return float(alike / total) if total else 1.0
 
 
-METRIC = Metric(primary="oks_ap", truth="keypoints", judge=PoseJudge, agreement=_agreement)
+METRIC = Metric(
+    primary="oks_ap",
+    truth="keypoints",
+    judge=PoseJudge,
+    answer=lambda prediction: Bodies.of(prediction.poses),
+    agreement=_agreement,
+)

@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from controller.lifecycle.evaluation.metrics.base import Figures, Metric, Verdict
-from controller.lifecycle.evaluation.metrics.coco import MOST_BOXES
-from controller.lifecycle.evaluation.metrics.detection import (
+from runtime.datasets import Objects
+from runtime.evaluation.metrics.base import Figures, Metric, Verdict
+from runtime.evaluation.metrics.coco import MOST_BOXES, PrecisionJudge
+from runtime.evaluation.metrics.detection import (
+    Boxes,
     Ledger,
     box_agreement,
     found_record,
     precision_metrics,
     truth_records,
 )
-from controller.lifecycle.evaluation.outlines import mask_rle, outline_rle
-from runtime.datasets import Objects
+from runtime.evaluation.outlines import mask_rle, outline_rle
 from runtime.manifest import Manifest
 from runtime.tasks import Instance, Instances
 
@@ -39,11 +40,12 @@ def _rle(one: Instance, size: tuple[int, int]) -> dict[str, Any]:
 
 
 class InstancesJudge:
-    """Collects masks and boxes, and lets COCO's code compare them."""
+    """Lets COCO's code compare masks and boxes."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._ledger = Ledger(manifest)
-        self._found: list[dict[str, Any]] = []
+        self._masks = PrecisionJudge(len(manifest.labels), "segm")
+        self._boxes = PrecisionJudge(len(manifest.labels), "bbox")
 
     @property
     def changes(self) -> Mapping[str, Any]:
@@ -52,19 +54,28 @@ class InstancesJudge:
 
     def add(self, prediction: Instances, truth: Objects, size: tuple[int, int]) -> Verdict:
         """Take the *prediction* for an image with the objects *truth*, all with outlines."""
-        image = self._ledger.images
-        for record, outline in zip(truth_records(image, truth), truth.outlines or (), strict=True):
-            self._ledger.truth.append({**record, "segmentation": outline_rle(outline, size)})
-        for one in prediction.instances:
-            self._found.append({**found_record(image, one), "segmentation": _rle(one, size)})
-        shown, said = self._ledger.add(prediction.instances, truth, size)
+        wanted, counted = truth_records(truth), prediction.instances[:MOST_BOXES]
+        found = [found_record(one) for one in counted]
+        self._boxes.add(wanted, found, size)
+        outlines = [outline_rle(outline, size) for outline in truth.outlines or ()]
+        self._masks.add(
+            [{**one, "segmentation": outline} for one, outline in zip(wanted, outlines, strict=True)],
+            [{**one, "segmentation": _rle(object_, size)} for one, object_ in zip(found, counted, strict=True)],
+            size,
+        )
+        shown, said = self._ledger.add(prediction.instances, truth)
         return Verdict(shown=replace(prediction, instances=shown), said=said)
 
     def figures(self) -> Figures:
         """Return the average precision of masks and boxes, by class too, and the confusions."""
-        masks = self._ledger.precision(self._found, "segm")
-        boxes = self._ledger.precision(self._found, "bbox")
+        masks, boxes = self._masks.figures(), self._boxes.figures()
         return self._ledger.figures(precision_metrics(masks) | precision_metrics(boxes, "box_"), masks)
 
 
-METRIC = Metric(primary="map50_95", truth="outlines", judge=InstancesJudge, agreement=box_agreement)
+METRIC = Metric(
+    primary="map50_95",
+    truth="outlines",
+    judge=InstancesJudge,
+    answer=lambda prediction: Boxes.of(prediction.instances),
+    agreement=box_agreement,
+)

@@ -14,19 +14,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.datasets import Dataset
+from runtime.datasets import Row
 
-__all__ = ["COCO_IDS", "LabelMap", "ids_of"]
+__all__ = ["COCO_IDS", "LabelMap", "Labelled", "by_name", "ids_of"]
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
 """The ids of COCO's eighty classes of objects, in order: https://cocodataset.org/#format-data."""
 
 Ids = npt.NDArray[np.int64]
+
+
+class Labelled(Protocol):
+    """What is known of pictures: a dataset, or a column of labels without the pictures."""
+
+    @property
+    def uri(self) -> str:
+        """Where it came from."""
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of classes (of images or objects) by index; ``None`` if there are none."""
+
+    def rows(self) -> Iterable[Row]:
+        """Yield what is known, row by row."""
+
+
+def by_name(names: Sequence[str], labels: Sequence[str]) -> Ids:
+    """Return which of *labels* each of *names* means, (n,): upper case, ``_`` and ``-`` make no difference.
+
+    What none of them means is -1, and so is what two of them mean.
+    """
+    places: dict[str, int] = {}
+    for place, label in enumerate(labels):
+        places[_normal(label)] = -1 if _normal(label) in places else place
+    return np.array([places.get(_normal(name), -1) for name in names], np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,23 +71,21 @@ class LabelMap:
     note: str | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, labels: Sequence[str]) -> LabelMap:
+    def of(cls, dataset: Labelled, labels: Sequence[str]) -> LabelMap:
         """Return that of *dataset* and a model of *labels*."""
         names = dataset.label_names
         if names is None:
             return cls._of_ids(dataset, labels)
-        known = [_normal(label) for label in labels]
-        wanted = [_normal(name) for name in names]
-        if wanted == known:
+        if [_normal(name) for name in names] == [_normal(label) for label in labels]:
             return cls(table=np.arange(len(names)), names=names)
-        found = [known.index(name) if known.count(name) == 1 else -1 for name in wanted]
-        if max(found, default=-1) < 0 and len(names) <= len(labels):
+        found = by_name(names, labels)
+        if found.max(initial=-1) < 0 and len(names) <= len(labels):
             note = "no class of the dataset has a name of the model's: they are taken to be the same by index"
             return cls(table=np.arange(len(names)), names=names, note=note)
-        return cls(table=np.array(found, np.int64), names=names)
+        return cls(table=found, names=names)
 
     @classmethod
-    def _of_ids(cls, dataset: Dataset, labels: Sequence[str]) -> LabelMap:
+    def _of_ids(cls, dataset: Labelled, labels: Sequence[str]) -> LabelMap:
         if not _are_coco_s(labels):
             return cls(table=np.arange(len(labels)))
         telling = next((number for number in ids_of(dataset) if number == 0 or number >= len(labels)), 0)
@@ -89,7 +114,7 @@ def _are_coco_s(labels: Sequence[str]) -> bool:
     return len(labels) == len(COCO_IDS) and (labels[0], labels[-1]) == ("person", "toothbrush")
 
 
-def ids_of(dataset: Dataset) -> Iterable[int]:
+def ids_of(dataset: Labelled) -> Iterable[int]:
     """Yield every class id that occurs in *dataset*, of images and of objects."""
     for row in dataset.rows():
         if row.label is not None:

@@ -7,10 +7,10 @@ import pytest
 from detection_heads import manifest_of
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from controller.lifecycle.evaluation.metrics import METRICS
-from controller.lifecycle.evaluation.metrics.classification import ClassificationJudge
-from controller.lifecycle.evaluation.metrics.embedding import EmbeddingJudge, nearest
 from runtime.errors import DatasetError
+from runtime.evaluation.metrics import METRICS
+from runtime.evaluation.metrics.classification import ClassificationJudge
+from runtime.evaluation.metrics.embedding import EmbeddingJudge, Neighbours
 from runtime.tasks import Classification, Embedding, LabelScore
 
 LABELS = tuple("abcdefg")
@@ -81,10 +81,17 @@ def test_the_nearest_is_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     random = np.random.default_rng(1)
     points = random.normal(size=(37, 5)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    monkeypatch.setattr("controller.lifecycle.evaluation.metrics.embedding.ROWS", 8)
+    monkeypatch.setattr("runtime.evaluation.metrics.embedding.ROWS", 8)
     cosines = points @ points.T
     np.fill_diagonal(cosines, -2)
-    np.testing.assert_array_equal(nearest(points), cosines.argmax(axis=1))
+    labels = random.integers(0, 5, 37)
+    expected = labels[cosines.argmax(axis=1)] == labels
+    for asked in (np.arange(37), np.array([3, 20, 36])):
+        neighbours = Neighbours(points[asked], labels[asked], asked)
+        for start in range(0, 37, 10):
+            part = np.arange(start, min(start + 10, 37))
+            neighbours.see(points[part], labels[part], part)
+        assert neighbours.recall() == expected[asked].mean()
 
 
 def test_agreement_of_vectors_is_their_mean_cosine() -> None:

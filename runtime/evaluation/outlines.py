@@ -8,14 +8,16 @@ Rules:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import DatasetError
+from runtime.tasks import Instances
 
-__all__ = ["mask_rle", "outline_mask", "outline_rle"]
+__all__ = ["canvas_of", "mask_rle", "outline_mask", "outline_rle"]
 
 
 def outline_rle(outline: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -59,3 +61,31 @@ def mask_rle(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     from pycocotools import mask as coder
 
     return dict(coder.encode(np.asfortranarray(mask, np.uint8)))
+
+
+def canvas_of(outlines: Iterable[Any] | None, found: Instances) -> tuple[int, int]:
+    """Return the size (height, width) to compare *outlines* and the masks *found* on, where the picture's is not known.
+
+    It is that of the run lengths, if there are some; otherwise the least that holds everything: beyond it all is empty.
+
+    Raises:
+        DatasetError: Run lengths are of a smaller picture than an answer.
+    """
+    given = list(outlines or ())
+    sizes = {(int(one["size"][0]), int(one["size"][1])) for one in given if isinstance(one, Mapping)}
+    edges = [np.asarray(part, np.float64).reshape(-1, 2).max(axis=0) for one in given for part in _polygons(one)]
+    edges += [np.array([one.left + one.mask.shape[1], one.top + one.mask.shape[0]]) for one in found.instances]
+    width, height = (int(np.ceil(edge)) for edge in np.max(edges, axis=0)) if edges else (1, 1)
+    if not sizes:
+        return max(height, 1), max(width, 1)
+    size = sizes.pop()
+    if sizes or height > size[0] or width > size[1]:
+        other = f"{sizes.pop()[::-1]}" if sizes else f"({width}, {height})"
+        raise DatasetError(
+            f"run lengths are of a picture of {size[::-1]} (width, height); another one reaches to {other}"
+        )
+    return size
+
+
+def _polygons(outline: Any) -> Sequence[Any]:
+    return () if isinstance(outline, Mapping) else outline
