@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from cluster.errors import PoolError
+from cluster.lean import without_pandas
 from cluster.pool.base import run_task
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.shard_worker import ShardWorker
@@ -101,6 +102,7 @@ class _Child:
 
 
 def _main(pipe: Connection, root: Path, spec: WorkerSpec, threads: Threads) -> None:
+    without_pandas()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
     try:
         worker = ShardWorker(Artifact.open(root), spec, threads)

@@ -39,6 +39,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
+from cluster.lean import without_pandas
 from cluster.pool.base import run_task
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
 from cluster.pool.shipping import Package, unpack
@@ -122,6 +123,7 @@ class _ActorBody:
     """What lives in an actor's process: one `ShardWorker`."""
 
     def __init__(self) -> None:
+        without_pandas()
         self._worker: ShardWorker | None = None
 
     def start(self, package: Package, spec: WorkerSpec, seat: Seat) -> dict[str, str] | Failure:

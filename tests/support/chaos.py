@@ -36,6 +36,7 @@ ACTOR = "ray::_ActorBody"  # what Ray calls the process of an actor
 SLOTS = 2  # shards in flight an actor (`cluster.pool.ray_pool`)
 PICTURES = 499  # different ones; a prime, so that no shard is like another
 BAD_ROWS = (17, 1234)
+PATIENCE = 600  # seconds that a job may take; on two busy cores, on S3, one takes minutes
 
 
 def write_input(path: Path, rows: int, side: int = 160) -> Path:
@@ -99,7 +100,7 @@ class Chaos:
     def undisturbed(self, out: str) -> tuple[dict, float]:
         """Run the job in peace; return its summary and how many seconds it took."""
         begun = time.monotonic()
-        return finish(self.start(out)), time.monotonic() - begun
+        return finish(self.start(out), PATIENCE), time.monotonic() - begun
 
     def disturbed(self, out: str, victims: Sequence[Victim], gap: tuple[float, float]) -> dict:
         """Run the job, killing *victims* one after the other, *gap* (from, to) seconds apart, as long as it runs.
@@ -125,7 +126,7 @@ class Chaos:
                 driver.communicate()
                 driver = self.start(out)
                 self._wait_for_work(driver, place, at_least=len(place.committed()) + 1)
-        summary = finish(driver)
+        summary = finish(driver, PATIENCE)
         self.killed += kills
         return {**summary, "in_flight": in_flight, "kills": dict(kills)}
 
