@@ -7,9 +7,10 @@ like another; files of 100,000 rows, row groups of 1,000. The model is MLPerf Ti
 process of its own, and every second this one looks at how much memory it holds, by itself, without Ray's processes.
 
 The figures: seconds of the planner (`plan_job`, before anything is started); rows a second in each tenth of the time
-from the first row to the last commit, and the last third of it against the first; the driver's resident memory when
-10, 50 and 100 % of the rows were committed; seconds until the first commit, and from the last one to the end of the
-process: files joined, classes counted, report written, Ray ended.
+from the first row to the last commit, and the last third of it against the first; the same in processor time (of the
+driver and all its processes), which says what a busy machine hides; the driver's resident memory when 10, 50 and 100 %
+of the rows were committed; seconds until the first commit, and from the last one to the end of the process: files
+joined, classes counted, report written, Ray ended.
 
 Needs Vedette's test data (VEDETTE_TEST_DATA).
 """
@@ -27,10 +28,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import psutil
@@ -59,25 +62,19 @@ def pictures(path: Path) -> npt.NDArray[np.uint8]:
     return np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in cells])
 
 
-def encoded(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Return *pixels* (H, W, 3) as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def variations(source: npt.NDArray[np.uint8], rows: int) -> Iterator[bytes]:
-    """Yield *rows* PNGs: the pictures *source*, in each round shifted and brightened otherwise."""
-    for number in range(rows):
-        turn, index = divmod(number, len(source))
-        shifted = np.roll(source[index], (turn % 8, turn // 8 % 8), axis=(0, 1))
-        yield encoded(np.clip(shifted.astype(np.int16) + turn % 31 - 15, 0, 255).astype(np.uint8))
+def variations(source: npt.NDArray[np.uint8]) -> Iterator[bytes]:
+    """Yield PNGs without end: *source*, (n, H, W, 3) RGB, in each turn shifted and brightened otherwise."""
+    for turn in count():
+        shifted = np.roll(source, (turn % 8, turn // 8 % 8), axis=(1, 2))
+        brightened = np.clip(shifted.astype(np.int16) + turn % 31 - 15, 0, 255).astype(np.uint8)
+        for pixels in brightened[..., ::-1]:  # OpenCV writes BGR
+            yield cv2.imencode(".png", np.ascontiguousarray(pixels), (cv2.IMWRITE_PNG_COMPRESSION, 1))[1].tobytes()
 
 
 def write_input(folder: Path, rows: int) -> None:
-    """Write *rows* pictures with their numbers to Parquet files in the new *folder*, a row group in memory at a time."""
+    """Write *rows* numbered pictures to Parquet files in the new *folder*, a row group in memory at a time."""
     folder.mkdir(parents=True)
-    images = variations(pictures(TEST_DATA / "images" / "cifar10_test.parquet"), rows)
+    images = variations(pictures(TEST_DATA / "images" / "cifar10_test.parquet"))
     schema = pa.schema([("image", pa.binary()), ("number", pa.int64())])
     for start in range(0, rows, FILE_ROWS):
         stop = min(start + FILE_ROWS, rows)
@@ -109,37 +106,51 @@ class Look:
         time: In seconds since 1970.
         rss: Its resident memory, in bytes.
         pss: The same where shared pages count in part.
+        cpu: Seconds of the processor that it and all below it have had.
     """
 
     time: float
     rss: int
     pss: int
+    cpu: float
 
 
 class Watch(threading.Thread):
-    """Looks every second at how much memory one process holds, not counting its children."""
+    """Looks every second at how much memory one process holds, and how much processor time its family had."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._process = psutil.Process(pid)
         self._ended = threading.Event()
         self._looks: list[Look] = []
+        self._seconds: dict[int, float] = {}  # of the processor, by process; those that have ended, too
 
     def run(self) -> None:
         """Look until `end`."""
         while not self._ended.wait(EVERY):
             try:
                 held = self._process.memory_full_info()
+                family = [self._process, *self._process.children(recursive=True)]
             except (psutil.Error, OSError):
                 return  # it has ended
             if held.rss:
-                self._looks.append(Look(time=time.time(), rss=held.rss, pss=held.pss))
+                self._seconds |= {one.pid: seconds for one in family if (seconds := _processor_seconds(one))}
+                cpu = sum(self._seconds.values())
+                self._looks.append(Look(time=time.time(), rss=held.rss, pss=held.pss, cpu=cpu))
 
     def end(self) -> list[Look]:
         """Return what was seen."""
         self._ended.set()
         self.join()
         return self._looks
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except (psutil.Error, OSError):
+        return 0.0  # it has ended
+    return times.user + times.system
 
 
 def planned(options: BatchOptions) -> tuple[float, int]:
@@ -187,6 +198,19 @@ def pace(timeline: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def costs(commits: Sequence[Commit], looks: Sequence[Look]) -> dict[str, Any]:
+    """Return the processor milliseconds of a row in each tenth of the rows, and of the last third against the first."""
+    rows = sum(commit.rows for commit in commits)
+    times, seconds = [look.time for look in looks], [look.cpu for look in looks]
+
+    def spent(start: float, stop: float) -> float:
+        begun, ended = np.interp([passed_by(commits, start), passed_by(commits, stop)], times, seconds)
+        return float(1000 * (ended - begun) / (rows * (stop - start)))
+
+    tenths = [round(spent(n / TENTHS, (n + 1) / TENTHS), 3) for n in range(TENTHS)]
+    return {"cpu_ms_a_row": tenths, "cpu_last_third_to_first": round(spent(2 / 3, 1) / spent(0.02, 1 / 3), 3)}
+
+
 def found_of(options: BatchOptions, rows: int, begun: float, ended: float, looks: Sequence[Look]) -> dict[str, Any]:
     """Return the figures of a job that ended."""
     output = OutputDirectory.open(options.output)
@@ -202,6 +226,7 @@ def found_of(options: BatchOptions, rows: int, begun: float, ended: float, looks
 
     return {
         **pace(report["timeline"]),
+        **costs(commits, looks),
         "driver_rss_mb": {f"{share:.0%}": round(held(share).rss / MIB) for share in SHARES},
         "driver_pss_mb": {f"{share:.0%}": round(held(share).pss / MIB) for share in SHARES},
         "first_commit_seconds": round(min(commit.finished or 0.0 for commit in commits) - begun, 2),
@@ -221,6 +246,7 @@ def main() -> None:
     given = parser.parse_args()
     if not (TEST_DATA / "images").is_dir():
         raise SystemExit(f"no test data in {TEST_DATA}: set VEDETTE_TEST_DATA")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever else runs here goes before Ray's workers
     with tempfile.TemporaryDirectory(prefix="vedette-scale-") as temporary:
         os.environ["VEDETTE_HOME"] = str(Path(temporary, "home"))
         source = (given.work or Path(temporary)) / f"rows-{given.rows}"
