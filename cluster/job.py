@@ -36,7 +36,7 @@ from cluster.output.commit import OutputDirectory
 from cluster.output.merging import FILE_BYTES
 from cluster.output.records import JobRecord
 from cluster.output.schema import Kept, kept_fields, named_apart, output_schema
-from cluster.plan import Shard, ShardLimits, default_shard_rows, plan_shards
+from cluster.plan import Shard, ShardLimits, plan_shards
 from cluster.pool.apart import ApartPool, marker_of, marking
 from cluster.pool.base import LocalPool, Pool
 from cluster.pool.seats import divide, machine_cores, parse_threads, parse_workers, seats
@@ -189,7 +189,7 @@ def plan_job(options: BatchOptions) -> Job:
     kept = tuple(kept_fields(source.schema, keep))
     labels = None if options.evaluate is None else check_evaluable(artifact.manifest, source, options.evaluate)
     schema = output_schema(artifact.manifest, kept)
-    limits = ShardLimits(rows=options.shard_rows or default_shard_rows(source.rows))
+    limits = ShardLimits(rows=options.shard_rows) if options.shard_rows else ShardLimits.default(source.rows)
     shards = plan_shards(source.files, limits, reader=source.reader)
     record = JobRecord(
         model=artifact.manifest.reference,
@@ -204,6 +204,7 @@ def plan_job(options: BatchOptions) -> Job:
             "limit": options.limit,
             "shard rows": limits.rows,
             "shard bytes": limits.size,
+            "first shard rows": limits.first,
             "file bytes": options.file_bytes,
         },
         shards=len(shards),

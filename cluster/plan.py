@@ -7,6 +7,8 @@ Rules:
       finds its own shards again, and that is what resuming is.
     * Small row groups are joined up to the limits, those of several files, too; a row group above a
       limit is cut into even ranges.
+    * The first shards are small, so that there is something to see soon, and each `RAMP` of them may be twice as big
+      as those before.
     * Only descriptors are made here; no pixel is read (`cluster.input.sources` reads the footers).
 """
 
@@ -16,6 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 __all__ = [
     "SHARD_BYTES",
@@ -24,12 +27,13 @@ __all__ = [
     "RowGroup",
     "Shard",
     "ShardLimits",
-    "default_shard_rows",
     "plan_shards",
 ]
 
 SHARD_BYTES = 128 * 1024**2  # of the columns that are read, uncompressed
-SHARD_ROWS_RANGE = (128, 8192)
+SHARD_ROWS_RANGE = (64, 8192)
+FIRST_ROWS = 32  # some tenths of a second for one core
+RAMP = 4  # shards of one size before their size doubles
 SHARDS_WANTED = 64  # enough to balance the workers and to lose little at a crash
 
 
@@ -139,16 +143,33 @@ class ShardLimits:
     Attributes:
         rows: At most so many rows.
         size: At most about so many bytes of the columns that are read.
+        first: Rows of each of the first `RAMP` shards; twice as many of those after them, and so on; ``None``: *rows*.
     """
 
     rows: int
     size: int = SHARD_BYTES
+    first: int | None = None
 
+    @classmethod
+    def default(cls, rows: int) -> Self:
+        """Return the limits for an input of *rows* rows: about 64 shards, within bounds, and small ones before them."""
+        low, high = SHARD_ROWS_RANGE
+        return cls(rows=min(max(rows // SHARDS_WANTED, low), high), first=FIRST_ROWS)
 
-def default_shard_rows(rows: int) -> int:
-    """Return the rows of a shard for an input of *rows* rows: about 64 shards, within bounds."""
-    low, high = SHARD_ROWS_RANGE
-    return min(max(rows // SHARDS_WANTED, low), high)
+    def rows_of(self, index: int) -> int:
+        """Return how many rows shard number *index* (from 0) may have."""
+        if self.first is None:
+            return self.rows
+        doublings = min(index // RAMP, self.rows.bit_length())  # after so many it is surely above the limit
+        return min(self.rows, self.first << doublings)
+
+    def fits(self, index: int, rows: int, size: int) -> bool:
+        """Whether shard number *index* may have *rows* rows of *size* bytes together."""
+        return rows <= self.rows_of(index) and size <= self.size
+
+    def pieces(self, index: int, group: FileRange) -> int:
+        """Return in how many pieces *group* must be cut for shard number *index*, and those after it, to hold one."""
+        return min(group.rows, max(-(-group.rows // self.rows_of(index)), -(-group.size // self.size)))
 
 
 def plan_shards(files: Sequence[InputFile], limits: ShardLimits, *, reader: str) -> tuple[Shard, ...]:
@@ -185,37 +206,30 @@ def _groups(file: InputFile) -> Iterator[FileRange]:
 def _pack(groups: Iterable[FileRange], limits: ShardLimits) -> Iterator[tuple[FileRange, ...]]:
     """Yield what goes into each shard: all rows of *groups* once, in order."""
     packed: list[FileRange] = []
-    rows = size = 0
+    rows = size = index = 0
     for group in groups:
-        if packed and not _fits(rows + group.rows, size + group.size, limits):
+        if packed and not limits.fits(index, rows + group.rows, size + group.size):
             yield tuple(packed)
-            packed, rows, size = [], 0, 0
-        if not _fits(group.rows, group.size, limits):
-            yield from ((piece,) for piece in _cut(group, limits))
-            continue
-        rows, size = rows + group.rows, size + group.size
-        if packed and packed[-1].path == group.path:
-            packed[-1] = _join(packed[-1], group)
+            packed, rows, size, index = [], 0, 0, index + 1
+        rest = group
+        while (pieces := limits.pieces(index, rest)) > 1:
+            head, rest = _split(rest, -(-rest.rows // pieces))
+            yield (head,)
+            index += 1
+        rows, size = rows + rest.rows, size + rest.size
+        if packed and packed[-1].path == rest.path:
+            packed[-1] = _join(packed[-1], rest)
         else:
-            packed.append(group)
+            packed.append(rest)
     if packed:
         yield tuple(packed)
-
-
-def _fits(rows: int, size: int, limits: ShardLimits) -> bool:
-    return rows <= limits.rows and size <= limits.size
 
 
 def _join(left: FileRange, right: FileRange) -> FileRange:
     return replace(left, stop=right.stop, groups=(left.groups[0], right.groups[1]), size=left.size + right.size)
 
 
-def _cut(group: FileRange, limits: ShardLimits) -> Iterator[FileRange]:
-    """Yield the rows of one row group in pieces of nearly equal length within *limits*."""
-    rows = group.rows
-    pieces = min(rows, max(-(-rows // limits.rows), -(-group.size // limits.size)))
-    for piece in range(pieces):
-        start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
-        yield replace(
-            group, start=group.start + start, stop=group.start + stop, size=group.size * (stop - start) // rows
-        )
+def _split(group: FileRange, rows: int) -> tuple[FileRange, FileRange]:
+    """Return the first *rows* of one row group, and the rest."""
+    middle, size = group.start + rows, group.size * rows // group.rows
+    return replace(group, stop=middle, size=size), replace(group, start=middle, size=group.size - size)

@@ -20,9 +20,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
 
 import click
-import structlog
 
+from runtime.absent import absent
 from runtime.errors import VedetteError
+
+with absent("rich"):  # structlog would load it, if it is there, for prettier tracebacks
+    import structlog
 
 __all__ = ["MissingExtraError", "configure_logging", "main", "run_command"]
 

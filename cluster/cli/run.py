@@ -40,7 +40,9 @@ def run(
     committed survives any crash.
     """
     from cluster.job import BatchOptions, plan_job, run_batch
+    from cluster.lean import without_pandas
 
+    without_pandas()
     names = tuple(name.strip() for group in keep for name in group.split(",") if name.strip())
     options = BatchOptions(input=input_, filter=filter_, keep=names, **rest)
     if cost_per_hour is not None and not dry_run:

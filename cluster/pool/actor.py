@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from cluster.lean import without_pandas
 from cluster.pool.base import run_task
 from cluster.pool.seats import NEEDS, Seat
 from cluster.pool.shipping import Package, unpack
@@ -29,6 +30,7 @@ class BatchWorker:
     """The body of an actor; Ray calls its methods."""
 
     def __init__(self) -> None:
+        without_pandas()
         keep_memory_low()
         self._worker: ShardWorker | None = None
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import PoolError
+from cluster.lean import without_pandas
 from cluster.pool.base import run_task
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.memory import keep_memory_low
@@ -105,6 +106,7 @@ class _Child:
 
 
 def _main(pipe: Connection, root: Path, spec: WorkerSpec, threads: Threads) -> None:
+    without_pandas()
     from cluster.worker.shard_worker import ShardWorker
 
     keep_memory_low()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -45,6 +44,14 @@ __all__ = ["READ_BACK", "RECORDS", "as_json", "class_mask_png", "prediction_of",
 Record = dict[str, Any]
 
 
+def _plain(value: Any) -> Any:
+    """Return *value* with dicts for dataclasses and lists for tuples; `asdict` copies what is in them, at ten times."""
+    fields = getattr(type(value), "__dataclass_fields__", None)
+    if fields is not None:
+        return {name: _plain(getattr(value, name)) for name in fields}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -65,16 +72,16 @@ def _instance(instance: Instance) -> Record:
 
 
 def _segmentation(prediction: Segmentation) -> Record:
-    return {"mask": class_mask_png(prediction.mask), "classes": [asdict(one) for one in prediction.classes]}
+    return {"mask": class_mask_png(prediction.mask), "classes": _plain(prediction.classes)}
 
 
 RECORDS: Mapping[type[Prediction], Callable[[Any], Record]] = {
-    Classification: asdict,
-    Detections: asdict,
+    Classification: _plain,
+    Detections: _plain,
     Instances: lambda prediction: {"instances": [_instance(one) for one in prediction.instances]},
     Segmentation: _segmentation,
     Matte: lambda prediction: {"mask": _png(Image.fromarray(prediction.mask)), "coverage": prediction.coverage},
-    Poses: asdict,
+    Poses: _plain,
     Embedding: lambda prediction: {"embedding": prediction.embedding.tolist()},
 }
 """By kind of result."""
@@ -82,8 +89,7 @@ RECORDS: Mapping[type[Prediction], Callable[[Any], Record]] = {
 
 def record_of(prediction: Prediction) -> Record:
     """Return *prediction* as a plain record; a mask is the bytes of a PNG."""
-    record: Record = _listed(RECORDS[type(prediction)](prediction))
-    return record
+    return RECORDS[type(prediction)](prediction)
 
 
 def _pixels(png: bytes) -> npt.NDArray[Any]:
@@ -127,14 +133,3 @@ def as_json(record: Any) -> Any:
             return [as_json(value) for value in record]
         case _:
             return record
-
-
-def _listed(value: Any) -> Any:
-    """Return *value* with lists for tuples."""
-    match value:
-        case dict():
-            return {key: _listed(one) for key, one in value.items()}
-        case list() | tuple():
-            return [_listed(one) for one in value]
-        case _:
-            return value

@@ -33,9 +33,9 @@ def start(model: Path, rows: Path, out: Path, *arguments: str, env: Mapping[str,
     )
 
 
-def finish(process: subprocess.Popen[str]) -> dict:
-    """Return the summary of a run that must succeed."""
-    stdout, stderr = process.communicate(timeout=150)
+def finish(process: subprocess.Popen[str], patience: float = 150) -> dict:
+    """Return the summary of a run that must succeed, within *patience* seconds."""
+    stdout, stderr = process.communicate(timeout=patience)
     assert process.returncode == 0, stderr
     return json.loads(stdout)
 

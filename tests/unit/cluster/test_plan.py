@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.plan import InputFile, RowGroup, ShardLimits, default_shard_rows, plan_shards
+from cluster.plan import InputFile, RowGroup, ShardLimits, plan_shards
 
 groups = st.lists(st.builds(RowGroup, st.integers(0, 300), st.integers(0, 10_000)), max_size=12)
 files = st.lists(groups, max_size=4).map(
@@ -14,7 +14,9 @@ files = st.lists(groups, max_size=4).map(
         for index, each in enumerate(all_groups)
     ]
 )
-limits = st.builds(ShardLimits, rows=st.integers(1, 200), size=st.integers(1, 20_000))
+limits = st.builds(
+    ShardLimits, rows=st.integers(1, 200), size=st.integers(1, 20_000), first=st.none() | st.integers(1, 50)
+)
 
 
 def rows_of(shards):
@@ -79,9 +81,9 @@ def test_small_row_groups_are_joined_and_big_ones_cut_evenly():
     assert [(one.start, one.stop, one.groups) for shard in shards for one in shard.ranges] == [
         (0, 8, (0, 2)),
         (8, 12, (2, 3)),
-        (12, 20, (3, 4)),
-        (20, 28, (3, 4)),
-        (28, 37, (3, 4)),
+        (12, 21, (3, 4)),
+        (21, 29, (3, 4)),
+        (29, 37, (3, 4)),
     ]
 
 
@@ -94,6 +96,17 @@ def test_small_files_share_a_shard_that_names_them():
 
 
 def test_default_shards_are_many_enough_to_balance_and_few_enough_to_list():
-    assert default_shard_rows(10) == 128
-    assert default_shard_rows(64 * 1000) == 1000
-    assert default_shard_rows(10**9) == 8192
+    assert ShardLimits.default(10).rows == 64
+    assert ShardLimits.default(64 * 1000).rows == 1000
+    assert ShardLimits.default(10**9).rows == 8192
+
+
+def test_first_shards_are_small_and_grow_up_to_the_limit():
+    file = InputFile(path="/a", etag="1", groups=(RowGroup(1000, 0),))
+    shards = plan_shards([file], ShardLimits(rows=100, first=30), reader="r")
+    assert [shard.rows for shard in shards] == [30] * 4 + [59] * 4 + [92] * 7
+
+
+def test_a_hundred_rows_are_work_for_several_workers():
+    file = InputFile(path="/a", etag="1", groups=(RowGroup(50, 0), RowGroup(50, 0)))
+    assert [shard.rows for shard in plan_shards([file], ShardLimits.default(100), reader="r")] == [25] * 4
