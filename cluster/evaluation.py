@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from cluster.errors import SchemaError
 from cluster.output.commit import OutputDirectory
+from cluster.output.read import column_batches
 from cluster.output.records import OutputManifest
 from cluster.output.schema import Kept
 from runtime.manifest import Manifest
@@ -89,7 +90,7 @@ def evaluate(output: OutputDirectory, manifest: OutputManifest, column: str, lab
     judged = unlabelled = 0
     for written in manifest.data:
         with closing(output.store.reader(written.path)) as file, pq.ParquetFile(file.source) as parquet:
-            for batch in parquet.iter_batches(ROWS, columns=[column, "label_id"]):
+            for batch in column_batches(parquet, written, manifest, columns=[column, "label_id"], rows=ROWS):
                 truth = _class_ids(batch.column(column), labels, column)
                 answers = pc.fill_null(batch.column("label_id"), -1).to_numpy(zero_copy_only=False)
                 known = truth >= 0

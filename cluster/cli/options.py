@@ -37,6 +37,18 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         metavar="COLUMN",
         help="Judge a classifier by this column of class names or indices, which is kept.",
     ),
+    click.option(
+        "--partition-by",
+        metavar="COLUMN",
+        help="Write a folder for each value of this input column of text, integers, booleans or dates, which is kept.",
+    ),
+    click.option(
+        "--max-partitions",
+        type=click.IntRange(min=1),
+        default=1000,
+        show_default=True,
+        help="End the job at more values of --partition-by.",
+    ),
     click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...]."),
     click.option(
         "--sample",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from cluster.input.sources import Columns
+from cluster.output.partitions import Partitioning
 from cluster.storage.fetch import FETCH_LIMITS, FetchLimits
 
 __all__ = ["BUFFERED", "WORKER_MEMORY", "Threads", "WorkerSpec"]
@@ -54,6 +55,7 @@ class WorkerSpec:
         threads: (within an inference, that decode) of each worker; ``None``: what it is given, and then finds out.
         provider: Execution provider, or ``auto``.
         fetch: How images are fetched that a column names by URL.
+        partitioning: Of the output; in one folder if ``None``.
         memory: Bytes that the images in a worker's buffers may have; the model and libraries come on top.
     """
 
@@ -64,4 +66,5 @@ class WorkerSpec:
     provider: str
     threads: tuple[int, int] | None = None
     fetch: FetchLimits = FETCH_LIMITS
+    partitioning: Partitioning | None = None
     memory: int = WORKER_MEMORY
