@@ -9,6 +9,7 @@ VedetteError
     ├── InputError             the input is empty, corrupt, or not a dataset
     ├── InputChangedError      a file is not the one that was planned
     ├── OutputError            the output holds something else, is not finished, or cannot be written
+    │   └── PartitionError     too many values to partition by, or one that no folder can be called by
     ├── StorageError           an object store refused, or did not answer; another try may help
     ├── OtherJobError          the output belongs to another job; the text names the difference
     ├── CommitLostError        another attempt committed this shard first (no failure: its rows count)
@@ -34,6 +35,7 @@ __all__ = [
     "JobServerError",
     "OtherJobError",
     "OutputError",
+    "PartitionError",
     "PoolError",
     "SchemaError",
     "ShardError",
@@ -70,6 +72,10 @@ class InputChangedError(BatchError):
 
 class OutputError(BatchError):
     """The output place holds something else, is not finished, or cannot be written."""
+
+
+class PartitionError(OutputError):
+    """The values of the column to partition by are too many, or one is too long to be the name of a folder."""
 
 
 class StorageError(BatchError):

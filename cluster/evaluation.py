@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from cluster.input.labels import ClassIds, LabelColumn
 from cluster.output.commit import OutputDirectory
+from cluster.output.read import column_batches
 from cluster.output.records import OutputManifest
 from cluster.output.schema import SOURCE_FIELDS, Kept, task_columns
 from runtime.datasets import Row
@@ -198,7 +199,7 @@ class _Answers:
         columns = [self.name, *(one.name for one in SOURCE_FIELDS), *(self.prefix + one for one in fields)]
         for written in self.manifest.data:
             with closing(self.output.store.reader(written.path)) as file, pq.ParquetFile(file.source) as parquet:
-                yield from parquet.iter_batches(rows, columns=columns)
+                yield from column_batches(parquet, written, self.manifest, columns=columns, rows=rows)
 
     def field(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         """Return the field *name* of the answers in *batch*."""

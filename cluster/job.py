@@ -34,6 +34,13 @@ from cluster.input.sources import Columns, Source, open_source
 from cluster.jobs.request import job_id
 from cluster.output.commit import OutputDirectory
 from cluster.output.merging import FILE_BYTES
+from cluster.output.partitions import (
+    MOST_PARTITIONS,
+    PartitionColumn,
+    Partitioning,
+    check_number,
+    partition_column,
+)
 from cluster.output.records import JobRecord
 from cluster.output.schema import Kept, kept_fields, named_apart, output_schema
 from cluster.plan import Shard, ShardLimits, plan_shards
@@ -66,6 +73,8 @@ class BatchOptions:
         image_column: Of Parquet; found out if ``None``.
         keep: Columns that pass through; ``COLUMN`` or ``COLUMN=NAME``.
         evaluate: Column of labels to judge the answers by; it is kept.
+        partition_by: Column to partition the output by; it is kept.
+        max_partitions: More values of that column end the job.
         filter: Expression; see `cluster.input.filters`.
         sample: Fraction of the rows to take, before the filter; all if ``None``.
         seed: Of the sample.
@@ -94,6 +103,8 @@ class BatchOptions:
     image_column: str | None = None
     keep: tuple[str, ...] = ()
     evaluate: str | None = None
+    partition_by: str | None = None
+    max_partitions: int = MOST_PARTITIONS
     filter: str | None = None
     sample: float | None = None
     seed: int = 0
@@ -156,6 +167,7 @@ class Job:
             "image_column": self.source.columns.image,
             "shards": len(self.shards),
             "committed": len(done),
+            "partition_by": self.record.partition_by and self.record.partition_by.name,
             "columns": {field.name: str(field.type) for field in self.schema},
         }
 
@@ -176,7 +188,7 @@ def plan_job(options: BatchOptions) -> Job:
         raise WorkersError(f"--workers {options.workers!r}: with --local there is one worker; name its --provider")
     output = OutputDirectory.open(options.output)
     artifact = resolve_artifact(options.model, ModelStore.open(options.store) if options.store else None)
-    names = with_labels(options.keep, options.evaluate)
+    names = with_labels(with_labels(options.keep, options.evaluate), options.partition_by)
     keep = named_apart(map(Kept.parse, names), artifact.manifest)
     sample = None if options.sample is None else Sample(fraction=options.sample, seed=options.seed)
     columns = Columns(
@@ -189,6 +201,7 @@ def plan_job(options: BatchOptions) -> Job:
     kept = tuple(kept_fields(source.schema, keep))
     labels = None if options.evaluate is None else check_evaluable(artifact.manifest, source, options.evaluate)
     schema = output_schema(artifact.manifest, kept)
+    partition_by = partition_column(schema, keep, options.partition_by)
     limits = ShardLimits(rows=options.shard_rows) if options.shard_rows else ShardLimits.default(source.rows)
     shards = plan_shards(source.files, limits, reader=source.reader)
     record = JobRecord(
@@ -206,8 +219,10 @@ def plan_job(options: BatchOptions) -> Job:
             "shard bytes": limits.size,
             "first shard rows": limits.first,
             "file bytes": options.file_bytes,
+            **({} if partition_by is None else {"partition by": partition_by.name}),
         },
         shards=len(shards),
+        partition_by=partition_by,
     )
     output.check(record)
     return Job(
@@ -217,13 +232,15 @@ def plan_job(options: BatchOptions) -> Job:
         shards=shards,
         record=record,
         schema=schema,
-        spec=_worker_spec(options, output.uri, source, kept),
+        spec=_worker_spec(options, output.uri, source, kept, partition_by),
         output=output,
         labels=labels,
     )
 
 
-def _worker_spec(options: BatchOptions, output: str, source: Source, kept: tuple[pa.Field, ...]) -> WorkerSpec:
+def _worker_spec(
+    options: BatchOptions, output: str, source: Source, kept: tuple[pa.Field, ...], by: PartitionColumn | None
+) -> WorkerSpec:
     return WorkerSpec(
         output=output,
         columns=source.columns,
@@ -233,6 +250,7 @@ def _worker_spec(options: BatchOptions, output: str, source: Source, kept: tuple
         provider=options.provider,
         decoder=options.decoder,
         fetch=FetchLimits(concurrency=options.fetch_concurrency),
+        partitioning=None if by is None else Partitioning(column=by, most=options.max_partitions),
         memory=options.worker_memory * MIB,
     )
 
@@ -263,7 +281,7 @@ def run_batch(options: BatchOptions) -> Summary:
     commits = job.output.commits()
     done = [commits[shard.id] for shard in job.shards if shard.id in commits]
     tally.resume(done)
-    _check_bad_rows(job, tally)
+    _check_bounds(job, tally)
     pending = [shard for shard in job.shards if shard.id not in commits]
     workers, working = _run_pending(job, pending, tally) if pending else (0, 0.0)
     return end_job(job, tally, workers=workers, working=working, started=started)
@@ -344,7 +362,7 @@ class _Follower:
             raise OutputError(f"{self._job.output.uri}: the commit of shard {outcome.task.shard} is gone")
         self._tally.add(commit, ours=outcome.commit is not None)
         self._committed_rows += commit.rows
-        _check_bad_rows(self._job, self._tally)
+        _check_bounds(self._job, self._tally)
         self.running(0)
 
     def running(self, rows: int) -> None:
@@ -353,6 +371,13 @@ class _Follower:
         bad = sum(self._tally.bad.values())
         self._display.advance(now - self._shown, **({"bad": bad} if bad else {}))
         self._shown = now
+
+
+def _check_bounds(job: Job, tally: Tally) -> None:
+    """Raise if there are more bad rows, or more partitions, than *job* may have."""
+    _check_bad_rows(job, tally)
+    if job.record.partition_by is not None:
+        check_number(job.record.partition_by.name, len(tally.partitions), job.options.max_partitions)
 
 
 def _check_bad_rows(job: Job, tally: Tally) -> None:

@@ -38,6 +38,18 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         help="Judge the answers by this column, which is kept: classes (names or indices), objects or masks, as the "
         "task needs them.",
     ),
+    click.option(
+        "--partition-by",
+        metavar="COLUMN",
+        help="Write a folder for each value of this input column of text, integers, booleans or dates, which is kept.",
+    ),
+    click.option(
+        "--max-partitions",
+        type=click.IntRange(min=1),
+        default=1000,
+        show_default=True,
+        help="End the job at more values of --partition-by.",
+    ),
     click.option("--filter", "filter_", metavar="EXPR", help="Rows to take: COLUMN OP LITERAL [and ...]."),
     click.option(
         "--sample",

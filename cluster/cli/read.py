@@ -26,7 +26,10 @@ SHOWN_WIDTH = 40  # characters of a cell
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows to this Parquet file.")
 @json_option
 def read(uri: str, out: Path | None, *, as_json: bool) -> None:
-    """Show the rows that a finished batch job wrote to URI, in the order of its input."""
+    """Show the rows that a finished batch job wrote to URI, in the order of its input.
+
+    Those of a job with --partition-by come partition by partition, in each in the order of the input.
+    """
     if out is not None:
         rows = _write(uri, out)
         emit({"out": str(out), "rows": rows}, as_json=as_json, text=f"wrote {rows} rows to {out}")

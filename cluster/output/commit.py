@@ -1,7 +1,8 @@
 """The output of a job, in a directory or a bucket, and the protocol by which a shard's rows come to count exactly once.
 
     _job.json                                the job that owns the directory; put if absent
-    data/<shard>-<attempt>.parquet           what an attempt wrote
+    data/<shard>-<attempt>.parquet           what an attempt wrote; where the output is partitioned, files of
+                                             each value in a folder of its own (`cluster.output.partitions`)
     quarantine/<shard>-<attempt>.parquet     its bad rows, if there are any
     _commits/<shard>.json                    put if absent: the attempt that counts
     _manifest.json, _SUCCESS                 put last: every shard is committed and the rows balance
@@ -13,6 +14,7 @@ Rules:
     * A commit names its attempt. So one whose put was answered by nobody, and that finds itself there when
       it is put again, has won.
     * Recovery deletes nothing. What a killed attempt left is never read.
+    * An attempt's files count together or not at all, however many there are.
     * Rows balance: of every shard, in = out + quarantined + filtered.
     * Readers go through ``_manifest.json`` (`cluster.output.read`), never through a listing of ``data/``.
 """
@@ -34,6 +36,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from cluster.errors import CommitLostError, OtherJobError, OutputError
+from cluster.output.partitions import Partition, PartitionedFiles, Partitioning
 from cluster.output.records import Commit, JobRecord, OutputManifest, WrittenFile, parse_record
 from cluster.output.schema import QUARANTINE_SCHEMA
 from cluster.plan import Shard
@@ -137,9 +140,9 @@ class OutputDirectory:
         }
 
     @contextmanager
-    def attempt(self, shard: Shard, schema: pa.Schema) -> Iterator[Attempt]:
+    def attempt(self, shard: Shard, schema: pa.Schema, partitioning: Partitioning | None = None) -> Iterator[Attempt]:
         """Begin an attempt at *shard*, whose rows have *schema*; what it wrote is removed unless it commits."""
-        attempt = Attempt(store=self.store, shard=shard, schema=schema)
+        attempt = Attempt(store=self.store, shard=shard, schema=schema, partitioning=partitioning)
         try:
             yield attempt
         finally:
@@ -165,9 +168,8 @@ class OutputDirectory:
             with suppress(FileExistsError):  # another driver of the same job was faster; the commits are the same
                 self.store.create(key, data)
         if merge is not None:
-            for key in found.keys() - {written.path for written in (*manifest.data, *manifest.quarantine)}:
-                if key.startswith("data/"):
-                    self.store.remove(key)
+            named = {written.path for written in manifest.data}
+            self.store.remove_all([key for key in found if key.startswith("data/") and key not in named])
         return manifest
 
     def _finish(self, job: JobRecord, shards: Sequence[Shard], merge: Merge | None) -> OutputManifest:
@@ -218,8 +220,9 @@ class BadRow(NamedTuple):
 class TableFile:
     """A Parquet file that is invisible until it is whole and durable."""
 
-    def __init__(self, store: Store, key: str, schema: pa.Schema) -> None:
+    def __init__(self, store: Store, key: str, schema: pa.Schema, partition: Partition | None = None) -> None:
         self._key = key
+        self._partition = None if partition is None else dict(partition)
         self._draft = store.draft(key)
         images = any(_holds_binary(field.type) for field in schema)
         self._writer = pq.ParquetWriter(
@@ -250,7 +253,8 @@ class TableFile:
         """Make the file visible under its name; durable when this returns."""
         self._flush()
         self._writer.close()
-        return WrittenFile(path=self._key, rows=self._rows, size=self._draft.publish())
+        size = self._draft.publish()
+        return WrittenFile(path=self._key, rows=self._rows, size=size, partition=self._partition)
 
     def discard(self) -> None:
         """Remove the file, visible or not; it counts nowhere."""
@@ -273,27 +277,45 @@ class Attempt:
         store: The output place.
         shard: What is tried.
         schema: Of the output's rows.
+        partitioning: How they are partitioned; in one file if ``None``.
         id: Names the files of this try; no other has it.
     """
 
     store: Store
     shard: Shard
     schema: pa.Schema
+    partitioning: Partitioning | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-    _files: dict[str, TableFile] = field(default_factory=dict)
-    _written: dict[str, WrittenFile] = field(default_factory=dict)
+    _good: TableFile | PartitionedFiles | None = None
+    _bad: TableFile | None = None
+    _written: tuple[WrittenFile | tuple[WrittenFile, ...], WrittenFile | None] | None = None
     _reasons: Counter[str] = field(default_factory=Counter)
     _keep: bool = False
     _started: float = field(default_factory=time.time)
 
-    def _table_file(self, folder: str, schema: pa.Schema) -> TableFile:
-        if folder not in self._files:
-            self._files[folder] = TableFile(self.store, f"{folder}/{self.shard.id}-{self.id}.parquet", schema)
-        return self._files[folder]
+    @property
+    def _name(self) -> str:
+        return f"{self.shard.id}-{self.id}"
+
+    def _make(self, key: str, schema: pa.Schema, partition: Partition | None = None) -> TableFile:
+        return TableFile(self.store, key, schema, partition)
+
+    def _good_file(self) -> TableFile | PartitionedFiles:
+        if self._good is None:
+            self._good = (
+                self._make(f"data/{self._name}.parquet", self.schema)
+                if self.partitioning is None
+                else PartitionedFiles(self.partitioning, self.schema, self._name, self._make)
+            )
+        return self._good
 
     def write(self, table: pa.Table) -> None:
-        """Add the rows of *table* to the output."""
-        self._table_file("data", self.schema).write(table)
+        """Add the rows of *table* to the output.
+
+        Raises:
+            PartitionError: The column to partition by has too many values.
+        """
+        self._good_file().write(table)
 
     def quarantine(self, rows: Sequence[BadRow]) -> None:
         """Set bad *rows* aside."""
@@ -302,13 +324,15 @@ class Attempt:
                 pa.array(column, kind.type)
                 for column, kind in zip(zip(*rows, strict=True), QUARANTINE_SCHEMA, strict=True)
             ]
-            self._table_file("quarantine", QUARANTINE_SCHEMA).write(pa.table(columns, schema=QUARANTINE_SCHEMA))
+            if self._bad is None:
+                self._bad = self._make(f"quarantine/{self._name}.parquet", QUARANTINE_SCHEMA)
+            self._bad.write(pa.table(columns, schema=QUARANTINE_SCHEMA))
             self._reasons.update(row.reason for row in rows)
 
     def publish(self) -> None:
         """Make the files of this attempt whole and durable; nothing can be written after that."""
-        self._table_file("data", self.schema)  # a shard without good rows has a file, too
-        self._written = {folder: file.publish() for folder, file in self._files.items()}
+        good = self._good_file().publish()  # a shard without good rows has a file, too
+        self._written = good, self._bad.publish() if self._bad else None
 
     def commit(
         self,
@@ -330,13 +354,16 @@ class Attempt:
             CommitLostError: Another attempt committed first.
             OutputError: The rows do not balance: a part of the shard was not read, or read twice.
         """
+        if self._written is None:
+            raise OutputError(f"shard {self.shard}: its files were not published")
+        data, quarantine = self._written
         try:
             commit = Commit(
                 shard=self.shard.id,
                 attempt=self.id,
                 rows=self.shard.rows,
-                data=self._written["data"],
-                quarantine=self._written.get("quarantine"),
+                data=data,
+                quarantine=quarantine,
                 filtered=filtered,
                 reasons=dict(sorted(self._reasons.items())),
                 seconds=dict(seconds),
@@ -360,5 +387,5 @@ class Attempt:
     def close(self) -> None:
         """Remove what was written, unless it was committed."""
         if not self._keep:
-            for file in self._files.values():
+            for file in filter(None, (self._good, self._bad)):
                 file.discard()

@@ -6,26 +6,32 @@ Rules:
       ``_merged/NNNNN.json`` was created, put-if-absent, which names it. Drivers of one job therefore agree
       on the files, and one that is killed goes on behind the last that was committed.
     * Rows keep their order. A shard's file that is large enough is not copied: it is the output as it is.
-    * Memory is bounded by a row group of the output.
+    * Files of one partition are joined with each other only (`cluster.output.partitions`), partition by partition.
+    * `AT_A_TIME` files are made at a time; memory is bounded by a row group of each.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import OutputError
 from cluster.output.commit import FLUSH_BYTES, FLUSH_ROWS, OutputDirectory, TableFile
+from cluster.output.partitions import by_partition
 from cluster.output.records import Commit, WrittenFile, parse_record
+from cluster.worker.pipeline import map_ahead
 
 __all__ = ["FILE_BYTES", "Merger", "grouped"]
 
 FILE_BYTES = 128 * 1024**2
+AT_A_TIME = 8
 MERGED = "_merged/"
 
 
@@ -58,17 +64,22 @@ class Merger:
             OutputError: A shard's file is not the one that was committed.
             OSError: A file cannot be read or written.
         """
-        groups = grouped([commit.data for commit in commits], self.size)
-        return [self._merged(number, group) for number, group in enumerate(groups)]
+        partitions = by_partition([file for commit in commits for file in commit.files])
+        groups = chain.from_iterable(grouped(files, self.size) for files in partitions)
+        with ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="merge") as executor:
+            return list(map_ahead(self._merged, enumerate(groups), executor, AT_A_TIME))
 
-    def _merged(self, number: int, group: Sequence[WrittenFile]) -> WrittenFile:
-        """Return the file that holds the rows of *group*: an earlier driver's, or made now."""
+    def _merged(self, numbered: tuple[int, Sequence[WrittenFile]]) -> WrittenFile:
+        """Return the file that holds the rows of a group: an earlier driver's, or made now."""
+        number, group = numbered
         if len(group) == 1:
             return group[0]
         store, key = self.output.store, f"{MERGED}{number:05d}.json"
         if (data := store.read(key)) is not None:
             return parse_record(WrittenFile, data, store.where(key))
-        file = TableFile(store, f"data/part-{number:05d}-{uuid.uuid4().hex[:12]}.parquet", self._schema(group))
+        name = f"part-{number:05d}-{uuid.uuid4().hex[:12]}.parquet"
+        folder = group[0].path.rpartition("/")[0]
+        file = TableFile(store, f"{folder}/{name}", self._schema(group), group[0].partition)
         kept = False
         try:
             for written in group:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.errors import OutputError
+from cluster.output.partitions import PartitionColumn, Value, by_partition
 from runtime.manifest import describe_validation
 
 __all__ = ["Commit", "JobRecord", "OutputManifest", "WrittenFile", "parse_record"]
@@ -43,6 +45,7 @@ class JobRecord(Record):
         files: By path: (etag, rows).
         options: By option: what else decides the output (columns, filter, shard limits).
         shards: How many shards there are.
+        partition_by: The column that the output is partitioned by, if it is.
     """
 
     format: int = FORMAT
@@ -52,6 +55,7 @@ class JobRecord(Record):
     files: dict[str, tuple[str, int]]
     options: dict[str, Any]
     shards: int
+    partition_by: PartitionColumn | None = None
 
     @property
     def rows(self) -> int:
@@ -85,11 +89,15 @@ def _file_differences(old: Mapping[str, tuple[str, int]], new: Mapping[str, tupl
 
 
 class WrittenFile(Record):
-    """A Parquet file of the output: its path below the directory, rows, and size in bytes."""
+    """A Parquet file of the output: its path below the directory, rows, size in bytes.
+
+    ``partition`` is the column that is in its path alone, with the value of all its rows.
+    """
 
     path: str
     rows: int
     size: int
+    partition: dict[str, Value] | None = None
 
 
 class Commit(Record):
@@ -97,6 +105,7 @@ class Commit(Record):
 
     Attributes:
         rows: Of the shard.
+        data: Its good rows: one file, or those of a partitioned output, one or more of each partition that occurs.
         filtered: Rows that the filter left out.
         reasons: Quarantined rows by reason code.
         seconds: Busy seconds by stage.
@@ -109,7 +118,7 @@ class Commit(Record):
     shard: str
     attempt: str
     rows: int
-    data: WrittenFile
+    data: WrittenFile | tuple[WrittenFile, ...]
     quarantine: WrittenFile | None = None
     filtered: int = 0
     reasons: dict[str, int] = Field(default_factory=dict)
@@ -120,22 +129,40 @@ class Commit(Record):
     finished: float | None = None
 
     @property
+    def files(self) -> tuple[WrittenFile, ...]:
+        """The files that hold its good rows."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
+
+    @property
+    def out(self) -> int:
+        """How many good rows there are."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def partitions(self) -> frozenset[Value]:
+        """The values that its rows are partitioned by; none if they are not, and if there are no rows."""
+        return frozenset(value for file in self.files if file.rows for value in (file.partition or {}).values())
+
+    @property
     def quarantined(self) -> int:
         """How many rows are in quarantine."""
         return self.quarantine.rows if self.quarantine else 0
 
     @model_validator(mode="after")
     def _balances(self) -> Self:
-        if self.rows != self.data.rows + self.quarantined + self.filtered:
+        if self.rows != self.out + self.quarantined + self.filtered:
             raise ValueError(
-                f"shard {self.shard}: {self.rows} rows in, but {self.data.rows} out + {self.quarantined} quarantined "
+                f"shard {self.shard}: {self.rows} rows in, but {self.out} out + {self.quarantined} quarantined "
                 f"+ {self.filtered} filtered"
             )
         return self
 
 
 class OutputManifest(Record):
-    """What a finished output holds; the rows in all, and the files that count, in the order of the input."""
+    """What a finished output holds; the rows in all, and the files that count, in the order of the input.
+
+    A partitioned output's are partition by partition, in each in the order of the input (`by_partition`).
+    """
 
     format: int = FORMAT
     model: str
@@ -145,6 +172,7 @@ class OutputManifest(Record):
     reasons: dict[str, int]
     data: tuple[WrittenFile, ...]
     quarantine: tuple[WrittenFile, ...]
+    partition_by: PartitionColumn | None = None
 
     @classmethod
     def of(cls, job: JobRecord, commits: Sequence[Commit], data: Sequence[WrittenFile] | None = None) -> Self:
@@ -160,7 +188,7 @@ class OutputManifest(Record):
         """
         rows = {
             "in": sum(commit.rows for commit in commits),
-            "out": sum(commit.data.rows for commit in commits),
+            "out": sum(commit.out for commit in commits),
             "quarantined": sum(commit.quarantined for commit in commits),
             "filtered": sum(commit.filtered for commit in commits),
         }
@@ -168,7 +196,8 @@ class OutputManifest(Record):
             raise OutputError(
                 f"{len(commits)} commits hold {rows['in']} rows; the input has {job.rows} rows in {job.shards} shards"
             )
-        files = tuple(commit.data for commit in commits) if data is None else tuple(data)
+        written = [file for commit in commits for file in commit.files]
+        files = tuple(chain.from_iterable(by_partition(written)) if data is None else data)
         if (held := sum(file.rows for file in files)) != rows["out"]:
             raise OutputError(f"the merged files hold {held} rows; the commits have {rows['out']}")
         reasons: Counter[str] = Counter()
@@ -182,6 +211,7 @@ class OutputManifest(Record):
             reasons=dict(sorted(reasons.items())),
             data=files,
             quarantine=tuple(commit.quarantine for commit in commits if commit.quarantine),
+            partition_by=job.partition_by,
         )
 
 

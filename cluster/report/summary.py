@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.evaluation import Evaluation
+from cluster.output.partitions import Value
 from cluster.output.records import Commit, OutputManifest
 from runtime.terminal import table
 
@@ -19,12 +20,13 @@ RAN_ON = ("variant", "provider", "onnxruntime", "batch", "graph", "host_memory",
 
 @dataclass(slots=True)
 class Tally:
-    """What this run of a job did, commit by commit; what earlier runs did is not in it, but for the bad rows.
+    """What this run of a job did, commit by commit; what earlier runs did is not in it, but for what the job bounds.
 
     Attributes:
         rows: That were processed.
         seconds: Busy seconds by stage, over all workers.
         bad: Quarantined rows of the whole job.
+        partitions: Values that the rows of the whole job are partitioned by.
         committed: Shards that this run committed.
         elsewhere: Shards that another driver committed meanwhile, or a worker that died before it could say so.
         resumed: Shards that were committed before.
@@ -38,6 +40,7 @@ class Tally:
     rows: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
+    partitions: set[Value] = field(default_factory=set)
     committed: int = 0
     elsewhere: int = 0
     resumed: int = 0
@@ -52,10 +55,12 @@ class Tally:
         for commit in commits:
             self.resumed += 1
             self.bad.update(commit.reasons)
+            self.partitions |= commit.partitions
 
     def add(self, commit: Commit, *, ours: bool) -> None:
         """Count a *commit* that happened while this run was running."""
         self.bad.update(commit.reasons)
+        self.partitions |= commit.partitions
         if not ours:
             self.elsewhere += 1
             return

@@ -100,6 +100,9 @@ class Store(Protocol):
     def remove(self, key: str) -> None:
         """Remove *key*; fine if it is not there."""
 
+    def remove_all(self, keys: Sequence[str]) -> None:
+        """Remove *keys*, many at a time; fine if some are not there."""
+
     def draft(self, key: str) -> Draft:
         """Begin to write *key*."""
 

@@ -161,6 +161,12 @@ class Bucket:
         with suppress(FileNotFoundError):
             self.answered(key, lambda: self.objects.delete(key))
 
+    def remove_all(self, keys: Sequence[str]) -> None:
+        """Remove the objects *keys*, up to `PARALLEL` at a time."""
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="store") as executor:
+            for _ in executor.map(self.remove, keys):
+                pass
+
     def draft(self, key: str) -> BucketDraft:
         """Begin to write *key*."""
         return BucketDraft(self, key)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cluster.errors import OutputError
@@ -70,9 +70,15 @@ class Directory:
         """Remove the file *key*, if it is there."""
         (self.root / key).unlink(missing_ok=True)
 
+    def remove_all(self, keys: Sequence[str]) -> None:
+        """Remove the files *keys*, one after the other: a disk is near."""
+        for key in keys:
+            self.remove(key)
+
     def draft(self, key: str) -> DirectoryDraft:
         """Begin to write *key*."""
-        return DirectoryDraft(self.root / key)
+        folders = tuple(self.root / parent for parent in PurePosixPath(key).parents[:-1])
+        return DirectoryDraft(self.root / key, folders)
 
     def entries(self, folder: str) -> dict[str, Entry]:
         """Return by key the files below *folder* that are not hidden."""
@@ -130,9 +136,16 @@ class LocalFile:
 
 @dataclass(slots=True)
 class DirectoryDraft:
-    """A file beside its place, under a hidden name until it is published."""
+    """A file beside its place, under a hidden name until it is published.
+
+    Attributes:
+        final: Its place.
+        folders: That it is in, the innermost first; those that are new must reach the disk as well.
+        file: What to write to.
+    """
 
     final: Path
+    folders: tuple[Path, ...]
     file: IO[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +163,8 @@ class DirectoryDraft:
         size = os.fstat(self.file.fileno()).st_size
         self.file.close()
         self._hidden.rename(self.final)
-        fsync_directory(self.final.parent)
+        for folder in self.folders:
+            fsync_directory(folder)
         return size
 
     def discard(self) -> None:

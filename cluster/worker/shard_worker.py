@@ -201,6 +201,7 @@ class ShardWorker:
             InputError: The file is damaged.
             ModelError: Inference failed, or the pictures become inputs of different sizes.
             OSError: The output cannot be written.
+            PartitionError: The column to partition by has too many values.
             StoppedError: `stop` was called.
         """
         if self._output.commit_of(shard.id) is not None:
@@ -208,7 +209,8 @@ class ShardWorker:
         clock = StageClock(*STAGES)
         filtered, decoders = 0, Counter[str]()
         rows = _Rows(shard, (0, shard.rows), spared, share)
-        with self._output.attempt(shard, self._schema) as attempt, closing(self._inferred(rows, clock)) as inferred:
+        begun = self._output.attempt(shard, self._schema, self._spec.partitioning)
+        with begun as attempt, closing(self._inferred(rows, clock)) as inferred:
             for item in inferred:
                 with clock.measure("write"), _naming(self._output.store.staging):
                     self._write(attempt, item)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from cluster.input.sources import Columns
+from cluster.output.partitions import Partitioning
 from cluster.storage.fetch import FETCH_LIMITS, FetchLimits
 
 __all__ = ["BUFFERED", "WORKER_MEMORY", "Threads", "WorkerSpec"]
@@ -55,6 +56,7 @@ class WorkerSpec:
         provider: Execution provider, or ``auto``.
         decoder: What decodes, or is asked first: ``cpu``, ``auto``, or a name; see `cluster.worker.decoders`.
         fetch: How images are fetched that a column names by URL.
+        partitioning: Of the output; in one folder if ``None``.
         memory: Bytes that the images in a worker's buffers may have; the model and libraries come on top.
     """
 
@@ -66,4 +68,5 @@ class WorkerSpec:
     threads: tuple[int, int] | None = None
     decoder: str = "cpu"
     fetch: FetchLimits = FETCH_LIMITS
+    partitioning: Partitioning | None = None
     memory: int = WORKER_MEMORY

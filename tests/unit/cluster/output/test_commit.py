@@ -129,8 +129,7 @@ def test_after_a_crash_at_any_point_every_row_is_there_once(output, monkeypatch,
     manifest = again.finish(record(), shards)
     rows = [row for file in manifest.data for row in pq.read_table(root_of(output) / file.path)["row"].to_pylist()]
     assert rows == list(range(10))
-    for file in attempt._files.values():  # what the dead process held
-        file.discard()
+    attempt._good.discard()  # what the dead process held
 
 
 def test_a_commit_whose_outcome_is_unknown_keeps_its_files(output, monkeypatch):
