@@ -9,14 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cluster.job import BatchOptions, run_batch
+    from cluster.job import run_batch
     from cluster.output.read import read_output
+    from cluster.planning import BatchOptions
     from cluster.report import Summary
 
 __all__ = ["BatchOptions", "Summary", "read_output", "run_batch"]
 
 _HOME = {
-    "BatchOptions": "cluster.job",
+    "BatchOptions": "cluster.planning",
     "Summary": "cluster.report",
     "read_output": "cluster.output.read",
     "run_batch": "cluster.job",

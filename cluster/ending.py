@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cluster.errors import SchemaError
 from cluster.evaluation import Evaluation, evaluate, with_labels
 from cluster.jobs.outputs import write_report
 from cluster.output.merging import Merger
-from cluster.output.schema import Kept, named_apart
+from cluster.output.schema import Kept, answer_columns, named_apart
 from cluster.report import Summary, Tally
 from cluster.report.facts import ReportFacts, gather
-from runtime.tasks import head_of
 
 if TYPE_CHECKING:
-    from cluster.job import Job
     from cluster.output.records import OutputManifest
+    from cluster.planning import Job
 
 __all__ = ["end_job"]
 
@@ -36,34 +36,35 @@ def end_job(job: Job, tally: Tally, *, workers: int, working: float, started: fl
         SchemaError: A label to judge by is no class of the model; the report is there, without figures.
     """
     manifest = job.output.finish(job.record, job.shards, Merger(job.output, job.options.file_bytes))
-    evaluation, failed = None, None
+    evaluations: list[Evaluation] = []
+    failed = None
     try:
-        evaluation = _evaluated(job, manifest)
+        evaluations += _evaluated(job, manifest)
     except SchemaError as error:
         failed = error
     summary = Summary.of(
         manifest,
         tally,
-        evaluation=evaluation,
+        evaluations=evaluations,
         output=job.output.uri,
         workers=workers,
         working=working,
         elapsed=time.monotonic() - started,
     )
-    worked = summary.shards["committed"] > 0 or summary.evaluation is not None
+    worked = summary.shards["committed"] > 0 or bool(summary.evaluations)
     write_report(job.output, lambda: _facts(job, manifest, summary), worked=worked)
     if failed is not None:
         raise failed
     return summary
 
 
-def _evaluated(job: Job, manifest: OutputManifest) -> Evaluation | None:
-    if job.labels is None:
-        return None
-    model, label = job.artifact.manifest, job.labels.column
-    kept = named_apart(map(Kept.parse, with_labels(job.options.keep, label)), model)
-    name = next(one.name for one in kept if one.column == label)
-    return evaluate(job.output, manifest, job.labels, model, name=name)
+def _evaluated(job: Job, manifest: OutputManifest) -> Iterator[Evaluation]:
+    """Yield how right the answers of each model are, if they are to be judged."""
+    answers = answer_columns(job.models)
+    for model, labels in zip(job.models, job.labels, strict=bool(job.labels)):
+        kept = named_apart(map(Kept.parse, with_labels(job.options.keep, labels.column)), answers)
+        name = next(one.name for one in kept if one.column == labels.column)
+        yield evaluate(job.output, manifest, labels, model.manifest, name=name, prefix=model.prefix)
 
 
 def _facts(job: Job, manifest: OutputManifest, summary: Summary) -> ReportFacts:
@@ -74,5 +75,5 @@ def _facts(job: Job, manifest: OutputManifest, summary: Summary) -> ReportFacts:
         manifest=manifest,
         done=[(shard, commits[shard.id]) for shard in job.shards],
         summary=summary,
-        result=head_of(job.artifact.manifest).result,
+        models=job.models,
     )

@@ -23,7 +23,7 @@ from cluster.pool.seats import divide, machine_cores, parse_workers
 from cluster.worker.shard_worker import ShardWorker
 
 if TYPE_CHECKING:
-    from cluster.job import Job
+    from cluster.planning import Job
 
 __all__ = ["PROBE_ROWS", "Estimate", "Probe", "dry_run", "estimate", "probe_parts"]
 
@@ -120,7 +120,7 @@ def _probe(job: Job, pending: Sequence[Shard]) -> Probe:
     parts = probe_parts(pending)
     workers = min(division.workers, len(parts))
     begun = time.monotonic()
-    worker = ShardWorker(job.artifact, job.spec, division.threads.times(workers))
+    worker = ShardWorker(job.models, job.spec, division.threads.times(workers))
     first, (start, stop) = parts[0]
     worker.probe(first, (start, min(stop, WARM_UP_ROWS)))  # caches and memory pools fill
     ready = time.monotonic()

@@ -65,6 +65,7 @@ class Evaluation:
     """How right the answers are.
 
     Attributes:
+        model: Whose answers they are, ``NAME@VERSION``.
         column: Of the output, with the labels.
         judged: Rows with a label.
         unlabelled: Rows without one.
@@ -74,6 +75,7 @@ class Evaluation:
         notes: What a reader must know of the figures.
     """
 
+    model: str
     column: str
     judged: int
     unlabelled: int
@@ -128,6 +130,7 @@ def evaluate(
     if found.judged and primary not in metrics:
         metrics, notes = {}, (*notes, f"the labels have nothing that {title_of(primary).name} could be measured by")
     return Evaluation(
+        model=model.reference,
         column=name,
         judged=found.judged,
         unlabelled=rows - found.judged,

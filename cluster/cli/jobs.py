@@ -103,17 +103,13 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _model_names(given: dict[str, Any]) -> list[str]:
-    return [given["model"]] if isinstance(given["model"], str) else list(given["model"])
-
-
 def _to_ray(jobs: RayJobs, given: dict[str, Any]) -> JobView:
     from cluster.jobs.luggage import find_models
     from runtime.protocol.jobs import JobRequest
 
     if given["priority"] is not None:
         raise UsageError("--priority is of the controller's queue: give --controller")
-    models = find_models(_model_names(given), given["store"])
+    models = find_models(list(given["model"]), given["store"])
     request = JobRequest(models=list(models.digests), **_asked(given))
     return jobs.submit(request, models, _environment(given["runtime_env"]))
 
@@ -123,7 +119,7 @@ def _to_queue(jobs: QueueJobs, given: dict[str, Any]) -> JobView:
 
     if given["store"] is not None or given["runtime_env"] is not None:
         raise UsageError("--store and --runtime-env are what `vedette batch serve` has, not a job of its queue")
-    return jobs.submit(JobRequest(models=_model_names(given), priority=given["priority"] or 0, **_asked(given)))
+    return jobs.submit(JobRequest(models=list(given["model"]), priority=given["priority"] or 0, **_asked(given)))
 
 
 def _plain(view: JobView) -> dict[str, Any]:

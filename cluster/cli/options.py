@@ -17,7 +17,12 @@ __all__ = ["JOB_OPTIONS", "job_option_names", "job_options"]
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 JOB_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--model", required=True, help="NAME, NAME@VERSION, or the path of an artifact."),
+    click.option(
+        "--model",
+        required=True,
+        multiple=True,
+        help="NAME, NAME@VERSION, or the path of an artifact; several, each with the option, answer in one pass.",
+    ),
     click.option(
         "--input", "input_", required=True, metavar="URI", help="Parquet, image folder, IDX, CIFAR archive, digits."
     ),

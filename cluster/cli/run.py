@@ -26,6 +26,7 @@ __all__ = ["run"]
 @json_option
 def run(
     *,
+    model: tuple[str, ...],
     input_: str,
     filter_: str | None,
     keep: tuple[str, ...],
@@ -34,17 +35,18 @@ def run(
     as_json: bool,
     **rest: Any,
 ) -> None:
-    """Run a model over a dataset; the same command again goes on where it stopped.
+    """Run one model or several over a dataset; the same command again goes on where it stopped.
 
     Each row of the input is either in the output once, or in quarantine with a reason. What is
     committed survives any crash.
     """
-    from cluster.job import BatchOptions, plan_job, run_batch
+    from cluster.job import run_batch
     from cluster.lean import without_pandas
+    from cluster.planning import BatchOptions, plan_job
 
     without_pandas()
     names = tuple(name.strip() for group in keep for name in group.split(",") if name.strip())
-    options = BatchOptions(input=input_, filter=filter_, keep=names, **rest)
+    options = BatchOptions(models=model, input=input_, filter=filter_, keep=names, **rest)
     if cost_per_hour is not None and not dry_run:
         raise UsageError("--cost-per-hour is for what --dry-run estimates; give both")
     if dry_run:

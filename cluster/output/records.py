@@ -35,12 +35,33 @@ class Record(BaseModel):
         return (self.model_dump_json(indent=1, by_alias=True) + "\n").encode()
 
 
-class JobRecord(Record):
+class _OfModels(Record):
+    """A record that names the models of its job.
+
+    Attributes:
+        models: By ``NAME@VERSION``, in the order in which they were given: digest of the model's manifest.
+    """
+
+    models: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one(cls, found: Any) -> Any:
+        """Take records of the time when a job had one model: ``model`` and ``model_sha256``."""
+        if isinstance(found, dict) and "models" not in found and {"model", "model_sha256"} <= found.keys():
+            return {**found, "models": {found["model"]: found["model_sha256"]}}
+        return found
+
+    @property
+    def model(self) -> str:
+        """The models, for people."""
+        return ", ".join(self.models)
+
+
+class JobRecord(_OfModels):
     """Whose the output directory is: everything that decides what is written there, and nothing else.
 
     Attributes:
-        model: ``NAME@VERSION``, for people.
-        model_sha256: Digest of the model's manifest.
         input: URI of the input.
         files: By path: (etag, rows).
         options: By option: what else decides the output (columns, filter, shard limits).
@@ -49,8 +70,6 @@ class JobRecord(Record):
     """
 
     format: int = FORMAT
-    model: str
-    model_sha256: str
     input: str
     files: dict[str, tuple[str, int]]
     options: dict[str, Any]
@@ -65,7 +84,7 @@ class JobRecord(Record):
     def differences(self, other: JobRecord) -> list[str]:
         """Return in words how *other* differs from this; nothing if it is the same job."""
         found = []
-        if self.model_sha256 != other.model_sha256:
+        if list(self.models.values()) != list(other.models.values()):
             found.append(f"model {self.model} (now {other.model})")
         if self.input != other.input:
             found.append(f"input {self.input} (now {other.input})")
@@ -158,15 +177,13 @@ class Commit(Record):
         return self
 
 
-class OutputManifest(Record):
+class OutputManifest(_OfModels):
     """What a finished output holds; the rows in all, and the files that count, in the order of the input.
 
     A partitioned output's are partition by partition, in each in the order of the input (`by_partition`).
     """
 
     format: int = FORMAT
-    model: str
-    model_sha256: str
     input: str
     rows: dict[str, int]  # in, out, quarantined, filtered
     reasons: dict[str, int]
@@ -204,8 +221,7 @@ class OutputManifest(Record):
         for commit in commits:
             reasons.update(commit.reasons)
         return cls(
-            model=job.model,
-            model_sha256=job.model_sha256,
+            models=job.models,
             input=job.input,
             rows=rows,
             reasons=dict(sorted(reasons.items())),

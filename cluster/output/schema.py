@@ -18,6 +18,7 @@ from typing import Self
 import pyarrow as pa
 
 from cluster.errors import SchemaError
+from cluster.models import JobModel
 from runtime.manifest import Manifest, Tensor
 from runtime.tasks import (
     Classification,
@@ -36,7 +37,9 @@ __all__ = [
     "COLUMNS",
     "QUARANTINE_SCHEMA",
     "SOURCE_FIELDS",
+    "Fields",
     "Kept",
+    "answer_columns",
     "file_metadata",
     "kept_fields",
     "named_apart",
@@ -122,6 +125,17 @@ def task_columns(manifest: Manifest) -> Fields:
     return COLUMNS[head_of(manifest).result](manifest)
 
 
+def answer_columns(models: Iterable[JobModel]) -> Fields:
+    """Return the columns that the answers of all *models* of a job become, one model after the other.
+
+    Raises:
+        ModelError: This version of Vedette does not know a model's head.
+    """
+    return tuple(
+        field.with_name(f"{model.prefix}{field.name}") for model in models for field in task_columns(model.manifest)
+    )
+
+
 def prediction_arrays(fields: Sequence[pa.Field], predictions: Sequence[Prediction]) -> list[pa.Array]:
     """Return what *predictions* say, as one array for each of *fields*, which are `task_columns`."""
     records = [record_of(prediction) for prediction in predictions]
@@ -148,18 +162,18 @@ class Kept:
         return cls(column.strip(), name.strip() or column.strip())
 
 
-def named_apart(kept: Iterable[Kept], manifest: Manifest) -> tuple[Kept, ...]:
-    """Return *kept*, those renamed to ``input_...`` that the output has a column of its own for.
+def named_apart(kept: Iterable[Kept], answers: Fields) -> tuple[Kept, ...]:
+    """Return *kept*, those renamed to ``input_...`` that the output has a column of its own for, besides *answers*.
 
     A name that was given, and not just the input's, stays as it is.
     """
-    own = _own_names(manifest)
+    own = _own_names(answers)
     return tuple(Kept(k.column, f"input_{k.column}") if k.name == k.column and k.name in own else k for k in kept)
 
 
-def _own_names(manifest: Manifest) -> tuple[str, ...]:
+def _own_names(answers: Fields) -> tuple[str, ...]:
     """Return the names of the columns that the output has of its own."""
-    return tuple(field.name for field in [*SOURCE_FIELDS, *task_columns(manifest)])
+    return tuple(field.name for field in [*SOURCE_FIELDS, *answers])
 
 
 def kept_fields(available: pa.Schema, kept: Sequence[Kept]) -> list[pa.Field]:
@@ -180,23 +194,22 @@ def kept_fields(available: pa.Schema, kept: Sequence[Kept]) -> list[pa.Field]:
     return fields
 
 
-def output_schema(manifest: Manifest, kept: Sequence[pa.Field]) -> pa.Schema:
-    """Return the schema of the output: *kept* columns, the source of the row, what the model of *manifest* says.
+def output_schema(answers: Fields, kept: Sequence[pa.Field]) -> pa.Schema:
+    """Return the schema of the output: *kept* columns, the source of the row, what the models say (`answer_columns`).
 
     Raises:
-        ModelError: This version of Vedette does not know the model's head.
         SchemaError: A kept column is called like one of the others, or is kept twice.
     """
-    own = [*SOURCE_FIELDS, *task_columns(manifest)]
+    own = _own_names(answers)
     names = [field.name for field in kept]
-    if clashing := sorted(set(names).intersection(_own_names(manifest))):
+    if clashing := sorted(set(names).intersection(own)):
         raise SchemaError(
             f"--keep {', '.join(clashing)}: the output has its own column of that name "
-            f"({', '.join(_own_names(manifest))}); give it another one: --keep COLUMN=NAME"
+            f"({', '.join(own)}); give it another one: --keep COLUMN=NAME"
         )
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise SchemaError(f"--keep gives the name {', '.join(doubled)} twice")
-    return pa.schema([*kept, *own])
+    return pa.schema([*kept, *SOURCE_FIELDS, *answers])
 
 
 def file_metadata(manifest: Manifest, digest: str, *, variant: str, provider: str, ort: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import PoolError
 from cluster.lean import without_pandas
+from cluster.models import JobModel
 from cluster.pool.base import run_task
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.memory import keep_memory_low
@@ -105,14 +106,15 @@ class _Child:
             self.send(_Progress(self._worker.progress()))
 
 
-def _main(pipe: Connection, root: Path, spec: WorkerSpec, threads: Threads) -> None:
+def _main(pipe: Connection, models: Sequence[tuple[Path, str]], spec: WorkerSpec, threads: Threads) -> None:
     without_pandas()
     from cluster.worker.shard_worker import ShardWorker
 
     keep_memory_low()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
     try:
-        worker = ShardWorker(Artifact.open(root), spec, threads)
+        opened = [JobModel(artifact=Artifact.open(root), prefix=prefix) for root, prefix in models]
+        worker = ShardWorker(opened, spec, threads)
     except Exception as error:  # noqa: BLE001 - it is reported, and the parent raises
         pipe.send(Failure.of(error))
         return
@@ -123,11 +125,11 @@ def _main(pipe: Connection, root: Path, spec: WorkerSpec, threads: Threads) -> N
 class ApartPool:
     """One worker in a child process, whose tasks run in threads there."""
 
-    def __init__(self, artifact: Artifact, spec: WorkerSpec, threads: Threads, workers: int = 1) -> None:
+    def __init__(self, models: Sequence[JobModel], spec: WorkerSpec, threads: Threads, workers: int = 1) -> None:
         """Begin to start the child, which takes a task for each of the *workers* it stands for, and one to overlap."""
         self.workers = workers
         self.remarks = ["an earlier run was killed: this one had its shards in a process apart"]
-        self._call = (artifact.root, spec, threads)
+        self._call = ([(model.artifact.root, model.prefix) for model in models], spec, threads)
         self._tasks: dict[int, Task] = {}
         self._progress: Progress = {}
         self._bad_starts = 0

@@ -21,7 +21,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,9 +38,10 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
-from cluster.pool.actor import BatchWorker
+from cluster.models import JobModel
+from cluster.pool.actor import BatchWorker, Shipment
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
-from cluster.pool.shipping import Package, contents
+from cluster.pool.shipping import contents, pack
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.spec import WorkerSpec
 
@@ -145,7 +146,7 @@ class RayPool:
 
     def __init__(
         self,
-        package: Package,
+        models: Sequence[JobModel],
         spec: WorkerSpec,
         arrange: Arrange,
         *,
@@ -155,13 +156,18 @@ class RayPool:
         """Begin to start the actors whose seats *arrange* gives.
 
         Args:
-            package: The artifact.
+            models: That answer.
             spec: What workers must know.
             arrange: Says who sits where.
-            shared: Whether every worker sees this machine's disk, so that the artifact need not travel.
+            shared: Whether every worker sees this machine's disk, so that the models need not travel.
             start_timeout: Seconds until the first actor must be ready.
         """
-        self._call = (package, [] if shared else [ray.put(contents(package))], spec)
+        packages = [pack(model.artifact) for model in models]
+        shipments = [
+            Shipment(package, model.prefix, () if shared else (ray.put(contents(package)),))
+            for package, model in zip(packages, models, strict=True)
+        ]
+        self._call = (shipments, spec)
         self._arrange = arrange
         self._start_timeout = start_timeout
         self._deadline = time.monotonic() + start_timeout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cluster.models import JobModel
 from cluster.output.commit import OutputDirectory
 from cluster.output.records import OutputManifest
-from runtime.tasks import Classification, Detections, Instances, Prediction, Segmentation
+from runtime.tasks import Classification, Detections, Instances, Prediction, Segmentation, head_of
 
 __all__ = ["SCORE_BINS", "Classes", "count_classes"]
 
@@ -27,12 +28,14 @@ class Classes:
     """How often each class was answered.
 
     Attributes:
+        model: That answered, ``NAME@VERSION``.
         unit: What is counted: ``images``, ``boxes``, ``objects`` or ``pixels``.
         counts: By class, the most frequent first; ``(none)`` for answers without a class.
         scores: How many have a score in each of `SCORE_BINS` intervals from 0 to 1; empty where there are no scores,
             or where they are no probabilities.
     """
 
+    model: str
     unit: str
     counts: Mapping[str, int]
     scores: tuple[int, ...]
@@ -73,30 +76,36 @@ COUNTED: Mapping[type[Prediction], _Counted] = {
 """By kind of result; others have no classes."""
 
 
-def count_classes(output: OutputDirectory, manifest: OutputManifest, result: type[Prediction]) -> Classes | None:
-    """Return how often each class is in a finished output; ``None`` where the *result* has no classes.
+def count_classes(output: OutputDirectory, manifest: OutputManifest, models: Iterable[JobModel]) -> list[Classes]:
+    """Return how often each class is in a finished output, of each of *models* whose answers have classes.
 
     Raises:
         OSError: A file cannot be read.
         pa.ArrowException: It is damaged.
     """
-    how = COUNTED.get(result)
-    if how is None:
-        return None
+    results = ((model, head_of(model.manifest).result) for model in models)
+    return [_counted(output, manifest, model, result) for model, result in results if result in COUNTED]
+
+
+def _counted(output: OutputDirectory, manifest: OutputManifest, model: JobModel, result: type[Prediction]) -> Classes:
+    how = COUNTED[result]
+    columns = [f"{model.prefix}{name}" for name in how.columns]
     counts: Counter[str] = Counter()
     bins = np.zeros(SCORE_BINS, np.int64)
     probable = result is not Segmentation
     for written in manifest.data:
         with closing(output.store.reader(written.path)) as file, pq.ParquetFile(file.source) as parquet:
-            for batch in parquet.iter_batches(batch_size=ROWS, columns=list(how.columns)):
-                labels, weights, scores = how.take(batch)
+            for batch in parquet.iter_batches(batch_size=ROWS, columns=columns):
+                named = pa.RecordBatch.from_arrays([batch.column(name) for name in columns], list(how.columns))
+                labels, weights, scores = how.take(named)
                 _count(counts, labels, weights)
                 if scores is not None and probable:
                     values = scores.drop_null().to_numpy(zero_copy_only=False)
                     probable = bool(((values >= 0) & (values <= 1 + 1e-6)).all())
                     bins += np.histogram(values, SCORE_BINS, (0, 1 + 1e-6))[0]
     ranked = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
-    return Classes(unit=how.unit, counts=ranked, scores=tuple(bins.tolist()) if probable else ())
+    scored = tuple(bins.tolist()) if probable else ()
+    return Classes(model=model.manifest.reference, unit=how.unit, counts=ranked, scores=scored)
 
 
 def _count(counts: Counter[str], labels: pa.Array, weights: pa.Array | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from cluster.models import JobModel
 from cluster.output.commit import OutputDirectory
 from cluster.output.records import JobRecord, OutputManifest
 from cluster.report.classes import Classes, count_classes
@@ -18,7 +19,6 @@ from cluster.report.examples import Example, examples_of
 from cluster.report.history import Done, Slow, Station, Timeline, slowest, stages_of, stations_of, timeline_of
 from cluster.report.summary import Summary
 from runtime.errors import VedetteError
-from runtime.tasks import Prediction
 
 __all__ = ["ReportFacts", "gather"]
 
@@ -37,7 +37,7 @@ class ReportFacts:
         stages: Busy seconds by stage, over all workers of all runs.
         stations: Who did the work.
         slow: The shards that took longest.
-        classes: What the model said; ``None`` where it says no classes.
+        classes: What each model said that says classes.
         examples: Of bad rows.
         versions: Of the software that the driver ran with.
         notes: What could not be found out.
@@ -50,7 +50,7 @@ class ReportFacts:
     stages: dict[str, float]
     stations: Sequence[Station]
     slow: Sequence[Slow]
-    classes: Classes | None
+    classes: Sequence[Classes]
     examples: Sequence[Example]
     versions: dict[str, str]
     notes: Sequence[str]
@@ -66,11 +66,10 @@ class ReportFacts:
             "stages": self.stages,
             "stations": [asdict(one) for one in self.stations],
             "slowest_shards": [asdict(one) for one in self.slow],
-            "classes": None if self.classes is None else asdict(self.classes),
+            "classes": [asdict(one) for one in self.classes],
             "bad_row_examples": [{**one.row._asdict(), "visible": bool(one.jpeg)} for one in self.examples],
             "lineage": {
-                "model": self.record.model,
-                "model_sha256": self.record.model_sha256,
+                "models": self.record.models,
                 "input": self.record.input,
                 "input_files": len(files),
                 "files": [{"path": path, "etag": etag, "rows": rows} for path, (etag, rows) in files[:LISTED_FILES]],
@@ -88,7 +87,7 @@ def gather(
     manifest: OutputManifest,
     done: Sequence[Done],
     summary: Summary,
-    result: type[Prediction],
+    models: Sequence[JobModel],
 ) -> ReportFacts:
     """Gather what there is to say of the finished job of *record*; what cannot be read becomes a note.
 
@@ -98,7 +97,7 @@ def gather(
         manifest: Of the output.
         done: Its shards with their commits, in order.
         summary: Of the run that ended it.
-        result: What the model's predictions are.
+        models: That answered.
     """
     notes: list[str] = []
     image_column = record.options.get("image column")
@@ -109,7 +108,7 @@ def gather(
         stages=stages_of(done),
         stations=stations_of(done),
         slow=slowest(done),
-        classes=_tried(lambda: count_classes(output, manifest, result), None, "Classes were not counted", notes),
+        classes=_tried(lambda: count_classes(output, manifest, models), [], "Classes were not counted", notes),
         examples=_tried(lambda: examples_of(output, manifest, image_column), [], "Bad rows are not shown", notes),
         versions={
             "vedette": version("vedette"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
-from cluster.report.classes import SCORE_BINS
+from cluster.evaluation import Evaluation
+from cluster.report.classes import SCORE_BINS, Classes
 from cluster.report.examples import EACH
 from cluster.report.facts import ReportFacts
 from runtime.evaluation.titles import title_of
@@ -39,7 +41,7 @@ def render_report(facts: ReportFacts) -> bytes:
         f"{facts.summary.model}: batch report",
         header=_header(facts),
         sections=(part for one in SECTIONS if (part := one(facts))),
-        footer=tag("p", f"{facts.summary.model} · manifest {facts.record.model_sha256[:12]} · {_when(facts.ended)}"),
+        footer=tag("p", f"{_pinned(facts)} · {_when(facts.ended)}"),
     )
 
 
@@ -49,7 +51,6 @@ def _when(seconds: float) -> str:
 
 def _header(facts: ReportFacts) -> Markup:
     summary, rows = facts.summary, facts.summary.rows
-    name, _, number = summary.model.partition("@")
     whole = facts.timeline.seconds if facts.timeline else summary.elapsed_seconds
     files = len(facts.record.files)
     said = joined(
@@ -62,10 +63,20 @@ def _header(facts: ReportFacts) -> Markup:
     figures.append(("shards", f"{summary.shards['total']:,}"))
     return joined(
         tag("p", "Batch report", class_="kicker"),
-        tag("h1", name, tag("span", f"@{number}", class_="version")),
+        tag("h1", *_titles(facts.record.models)),
         tag("p", said, class_="lead"),
         tiles(figures),
     )
+
+
+def _titles(models: Mapping[str, str]) -> Iterator[Markup | str]:
+    for place, (name, _, number) in enumerate(model.partition("@") for model in models):
+        yield f"{', ' if place else ''}{name}"
+        yield tag("span", f"@{number}", class_="version")
+
+
+def _pinned(facts: ReportFacts) -> str:
+    return " · ".join(f"{model} · manifest {digest[:12]}" for model, digest in facts.record.models.items())
 
 
 def _throughput(facts: ReportFacts) -> Markup | None:
@@ -131,9 +142,12 @@ def _stations(facts: ReportFacts) -> Markup | None:
 
 
 def _evaluation(facts: ReportFacts) -> Markup | None:
-    judged = facts.summary.evaluation
-    if judged is None:
-        return None
+    judged = facts.summary.evaluations
+    parts = [(tag("h3", one.model) if len(judged) > 1 else None, *_judged(one)) for one in judged]
+    return section("Evaluation", *filter(None, chain(*parts))) if parts else None
+
+
+def _judged(judged: Evaluation) -> list[Markup]:
     said = f"Against the column {judged.column}: {judged.judged:,} rows have a label, {judged.unlabelled:,} have none."
     parts = [hint(said)]
     if judged.metrics:
@@ -144,7 +158,7 @@ def _evaluation(facts: ReportFacts) -> Markup | None:
         rows = [(str(one["label"]), *(_figure_of(name, one[name]) for name in names)) for one in judged.classes]
         columns = [("class", False), *((name.replace("_", " "), True) for name in names)]
         parts.append(tag("details", tag("summary", f"{len(rows):,} classes"), _table(columns, rows)))
-    return section("Evaluation", *parts)
+    return parts
 
 
 def _figure_of(name: str, value: float | None) -> str:
@@ -155,9 +169,12 @@ def _figure_of(name: str, value: float | None) -> str:
 
 
 def _classes(facts: ReportFacts) -> Markup | None:
-    classes = facts.classes
-    if classes is None or not classes.counts:
-        return None
+    shown = [one for one in facts.classes if one.counts]
+    parts = [(tag("h3", one.model) if len(shown) > 1 else None, *_counted(one)) for one in shown]
+    return section("Classes", *filter(None, chain(*parts))) if parts else None
+
+
+def _counted(classes: Classes) -> list[Markup]:
     whole, ranked = sum(classes.counts.values()), list(classes.counts.items())
     said = f"{whole:,} {classes.unit} in {len(ranked):,} class{'es' * (len(ranked) != 1)}, the most frequent first."
     parts = [hint(said), bar_table(("class", classes.unit), ranked[:MOST_CLASSES], whole=whole)]
@@ -171,7 +188,7 @@ def _classes(facts: ReportFacts) -> Markup | None:
         ]
         shown = bar_table(("score", classes.unit), binned[::-1], whole=sum(classes.scores))
         parts.append(tag("details", tag("summary", "How sure the answers are"), shown))
-    return section("Classes", *parts)
+    return parts
 
 
 def _bad_rows(facts: ReportFacts) -> Markup | None:
@@ -229,8 +246,7 @@ def _lineage(facts: ReportFacts) -> Markup:
     record = facts.record
     options = [(name, _shown(value)) for name, value in record.options.items() if value not in (None, [], "")]
     rows = [
-        ("model", record.model),
-        ("manifest SHA-256", record.model_sha256),
+        *((f"manifest SHA-256 of {model}", digest) for model, digest in record.models.items()),
         ("input", record.input),
         ("output", facts.summary.output),
         *((f"{name} version", value) for name, value in facts.versions.items() if value),

@@ -77,7 +77,7 @@ class Summary:
     """A finished job.
 
     Attributes:
-        model: ``NAME@VERSION``.
+        model: ``NAME@VERSION``; several with commas between them.
         output: Where the rows are.
         rows: In, out, quarantined and filtered, of the whole job.
         bad_rows: Quarantined rows by reason.
@@ -94,7 +94,7 @@ class Summary:
         settings: Workers of this run by what they found out to be fast, or were told: batch size and threads.
         faults: Tries of shards that failed in this run, by kind, and second attempts at slow ones.
         remarks: What is to be known of the workers.
-        evaluation: How right the answers are, if that was asked for.
+        evaluations: How right the answers of each model are, if that was asked for.
     """
 
     model: str
@@ -112,7 +112,7 @@ class Summary:
     settings: Mapping[str, int]
     faults: Mapping[str, int]
     remarks: tuple[str, ...]
-    evaluation: Evaluation | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
     @classmethod
     def of(
@@ -124,7 +124,7 @@ class Summary:
         workers: int,
         working: float,
         elapsed: float,
-        evaluation: Evaluation | None = None,
+        evaluations: Iterable[Evaluation] = (),
     ) -> Summary:
         """Return the summary of a job that ended with *manifest*.
 
@@ -135,7 +135,7 @@ class Summary:
             workers: How many there were.
             working: Seconds that shards were running.
             elapsed: Seconds in all.
-            evaluation: How right the answers are.
+            evaluations: How right the answers of each model are.
         """
         return cls(
             model=manifest.model,
@@ -161,7 +161,7 @@ class Summary:
             settings=dict(sorted(Counter(tally.settings.values()).items())),
             faults=dict(sorted(tally.happened.items())),
             remarks=tuple(tally.remarks),
-            evaluation=evaluation,
+            evaluations=tuple(evaluations),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -187,10 +187,11 @@ class Summary:
         facts += (
             [("faults", ", ".join(f"{count} {kind}" for kind, count in self.faults.items()))] if self.faults else []
         )
-        if self.evaluation is not None:
-            figures = ", ".join(f"{name} {value:.4f}" for name, value in self.evaluation.metrics.items())
-            facts.append(("evaluation", f"{figures or '-'} on {self.evaluation.judged} labelled rows"))
-            facts += [("", note) for note in self.evaluation.notes]
+        for one in self.evaluations:
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in one.metrics.items())
+            whose = f"{one.model}: " if len(self.evaluations) > 1 else ""
+            facts.append(("evaluation", f"{whose}{figures or '-'} on {one.judged} labelled rows"))
+            facts += [("", note) for note in one.notes]
         facts += [("note", remark) for remark in self.remarks]
         text = table(("batch job", ""), facts)
         if self.bad_rows:

@@ -61,6 +61,10 @@ class Filling:
                 raise ModelError(f"{self._predictor.artifact.manifest.reference}: {error}") from None
         self._count += 1
 
+    def cut(self, rows: int) -> None:
+        """Forget what was added after the first *rows*."""
+        self._count = rows
+
     @property
     def batch(self) -> npt.NDArray[np.generic] | None:
         """The inputs (n, ...) so far; ``None`` if there is none."""

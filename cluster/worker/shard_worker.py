@@ -1,4 +1,4 @@
-"""One worker: run one artifact over shards, on one proven execution provider.
+"""One worker: run the models of a job over shards, on proven execution providers.
 
 Rules:
     * A plain class. Ray makes it an actor, `--local` calls it in threads, a test just calls it.
@@ -14,13 +14,12 @@ Rules:
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -33,36 +32,30 @@ from cluster.dispatch.crashes import Part, pieces
 from cluster.errors import CommitLostError, StoppedError
 from cluster.input.blocks import Block, BlockLimits, Image
 from cluster.input.readers import READERS, shard_blocks
+from cluster.models import JobModel, joined
 from cluster.output.commit import Attempt, BadRow, OutputDirectory
 from cluster.output.records import Commit
-from cluster.output.schema import file_metadata, output_schema, prediction_arrays, task_columns
+from cluster.output.schema import answer_columns, output_schema
 from cluster.plan import Shard
 from cluster.worker.batches import Filling, Turns
 from cluster.worker.decoders import chosen_decoder
-from cluster.worker.graphs import captured
+from cluster.worker.model import RunningModel
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
 from cluster.worker.tuning import FIRST, LADDER, Tuner
-from runtime.artifact import Artifact
 from runtime.errors import ImageError
 from runtime.images import Decoded
-from runtime.manifest import Variant
-from runtime.predictor import Predictor
-from runtime.session import SessionOptions
 
 __all__ = ["STAGES", "ShardWorker"]
 
 STAGES = ("read", "decode", "infer", "write")
-ON_CORES = frozenset(
-    {"CPUExecutionProvider", "XnnpackExecutionProvider"}
-)  # whose session threads take cores from others
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A block whose good rows are ready for the model."""
+    """A block whose good rows are ready for the models."""
 
-    inputs: npt.NDArray[np.generic] | None  # (n, ...); None if no row is good
+    inputs: list[npt.NDArray[np.generic]]  # of each model, (n, ...); none if no row is good
     sizes: list[tuple[int, int]]  # (height, width) of the n upright originals
     columns: list[pa.Array]  # kept columns and source of the n rows
     decoders: Counter[str]  # how many of the n images each decoder read
@@ -80,7 +73,7 @@ class _Inferred:
     prepared: _Prepared
     columns: list[
         pa.Array
-    ]  # what the model said of the n rows; masks are encoded already, which is a small part of them
+    ]  # what the models said of the n rows; masks are encoded already, which is a small part of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,53 +86,35 @@ class _Rows:
     share: int
 
 
-def _input_bytes(variant: Variant) -> int:
-    """Return the bytes of one row of the largest input of *variant*; sides that the graph leaves open count as 1."""
-    return max(
-        math.prod(side for side in tensor.shape[1:] if isinstance(side, int)) * np.dtype(tensor.dtype).itemsize
-        for tensor in variant.inputs
-    )
-
-
 class ShardWorker:
-    """Run one artifact over shards, on one proven execution provider; `run` may be called by several threads."""
+    """Run the models of a job over shards, on proven execution providers; `run` may be called by several threads."""
 
-    def __init__(self, artifact: Artifact, spec: WorkerSpec, threads: Threads) -> None:
-        """Prove the provider and build the session.
+    def __init__(self, models: Sequence[JobModel], spec: WorkerSpec, threads: Threads) -> None:
+        """Prove the providers and build the sessions.
 
         Raises:
             ProviderError: Nothing passed the proof here, or the decoder that was asked for cannot be used.
-            ModelError: The model does not fit its manifest.
+            ModelError: A model does not fit its manifest.
         """
         self._decoder, self._decoder_remark = chosen_decoder(spec.decoder)
         if spec.threads is not None:
             session, decode = spec.threads
             threads = replace(threads, session=session, decode=decode * threads.infer)
-        options = SessionOptions(intra_op_threads=threads.session)
-        self._predictor = Predictor(artifact, provider=spec.provider, options=options)
-        self._selection = self._predictor.selection
+        self._models = tuple(RunningModel(model, spec.provider, threads.session) for model in models)
         self._spec = spec
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
         self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
-        self._input_bytes = _input_bytes(self._predictor.variant)
-        self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
         self._tuner = self._new_tuner()
-        self._graph: str | None = None
         if self._tuner.settled:
             self._capture(any_variant=True)
-        self._turns = Turns(threads.infer, self._predictor.in_flight, lambda: self._tuner.settled)
+        in_flight = max(model.predictor.in_flight for model in self._models)
+        self._turns = Turns(threads.infer, in_flight, lambda: self._tuner.settled)
         self._progress: dict[str, int] = {}
         self._stopped = threading.Event()
-        self._schema = output_schema(artifact.manifest, spec.kept).with_metadata(
-            file_metadata(
-                artifact.manifest,
-                artifact.digest,
-                variant=self._predictor.variant.id,
-                provider=self._predictor.provider,
-                ort=self._predictor.proof.ort,
-            )
+        self._schema = output_schema(answer_columns(models), spec.kept).with_metadata(
+            joined([model.metadata for model in self._models])
         )
 
     @property
@@ -150,13 +125,13 @@ class ShardWorker:
         memory of its own ``graph``, whether it is captured, and ``host_memory``, how batches lie before they are copied
         there. There is ``decoder``, if one that uses a GPU was wished for in vain: why; and
         ``fallback``, if this machine would have preferred another provider: why it is not that one.
+        What differs between several models stands one after the other.
         """
+        size = self._tuner.size
         return {
-            "variant": self._predictor.variant.id,
-            "provider": self._predictor.provider,
-            "onnxruntime": self._predictor.proof.ort,
-            **self._remarks(),
-            "settings": f"batches of {self._tuner.size}, {self._threads}",
+            **joined([model.ran_on(size) for model in self._models]),
+            **({"decoder": self._decoder_remark} if self._decoder_remark else {}),
+            "settings": f"batches of {size}, {self._threads}",
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
         }
@@ -164,20 +139,7 @@ class ShardWorker:
     @property
     def providers(self) -> dict[str, str]:
         """By variant and execution provider: why it may run here, or not."""
-        proven = {f"{proof.variant} on {proof.reference}": proof.reason for proof in self._selection.proofs}
-        return proven | {f"{one.variant} on {one.provider}": one.reason for one in self._selection.skipped}
-
-    def _remarks(self) -> dict[str, str]:
-        size = self._predictor.fixed_batch
-        looped = "" if size == self._tuner.size else ", looped"
-        remarks = {
-            "batch": None if size is None else f"batch {size}{looped}",
-            "graph": self._graph,
-            "host_memory": self._predictor.host_memory,
-            "decoder": self._decoder_remark,
-            "fallback": self._selection.fallback,
-        }
-        return {name: remark for name, remark in remarks.items() if remark is not None}
+        return joined([model.providers for model in self._models])
 
     def progress(self) -> dict[str, int]:
         """Return, by id of the shards that are running, how many rows are through."""
@@ -272,22 +234,25 @@ class ShardWorker:
             for block in shard_blocks(self._readers, rows.shard.part(*part), limits, wanted):
                 yield block, usable
 
-    def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:
-        """*load* the images of *block* and bring them to the model's input; bad ones are told apart."""
+    def _prepare(self, block: Block, load: Callable[[Image], Sequence[Decoded]]) -> _Prepared:
+        """*load* the images of *block* and bring them to the models' inputs; bad ones are told apart."""
         good: list[int] = []
-        filling = Filling(self._predictor, len(block.images))
+        fillings = [Filling(model.predictor, len(block.images)) for model in self._models]
         sizes, bad = [], []
         decoders = Counter[str]()
         for index, image in enumerate(block.images):
             try:
-                picture = load(image)
-                filling.add(picture.pixels)
+                pictures = load(image)
+                for filling, picture in zip(fillings, pictures, strict=True):
+                    filling.add(picture.pixels)
             except ImageError as error:
+                for filling in fillings:
+                    filling.cut(len(good))
                 bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
                 continue
             good.append(index)
-            sizes.append(picture.size)
-            decoders[picture.decoder] += 1
+            sizes.append(pictures[0].size)
+            decoders[pictures[0].decoder] += 1
         kept = block.kept.take(pa.array(good, pa.int64())) if bad else block.kept
         # As columns, because a table without any column forgets how many rows it has.
         columns = [
@@ -295,57 +260,57 @@ class ShardWorker:
             pa.array([block.source_files[i] for i in good], pa.string()),
             pa.array([block.source_rows[i] for i in good], pa.int64()),
         ]
-        return _Prepared(filling.batch, sizes, columns, decoders, bad, block.filtered)
+        batches = [batch for filling in fillings if good and (batch := filling.batch) is not None]
+        return _Prepared(batches, sizes, columns, decoders, bad, block.filtered)
 
     def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
         return self._turns.map(lambda item: _Inferred(item, self._infer(item, clock)), items)
 
     def _infer(self, item: _Prepared, clock: StageClock) -> list[pa.Array]:
-        """Return the columns that the model's predictions for *item* become; none if no row is good."""
-        if item.inputs is None:
+        """Return the columns that the models' predictions for *item* become; none if no row is good."""
+        if not item.inputs:
             return []
+        pairs = list(zip(self._models, item.inputs, strict=True))
         with self._turns.turn(), clock.measure("infer"):
             begun = time.perf_counter()
-            outputs = self._predictor.infer(item.inputs)
-            settled = self._tuner.inferred(len(item.inputs), time.perf_counter() - begun)
+            outputs = [model.predictor.infer(batch) for model, batch in pairs]
+            settled = self._tuner.inferred(len(item.sizes), time.perf_counter() - begun)
         if settled:
             self._divide_threads()
             # beside the running shards: engines may take longer to build than a shard may stand still
             threading.Thread(target=self._capture, name="capture", daemon=True).start()
         with clock.measure("infer"):
-            return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
+            answers = zip(self._models, outputs, strict=True)
+            return [column for model, output in answers for column in model.columns(output, item.sizes)]
 
     def _limits(self, rows: int) -> BlockLimits:
         """Return how big batches of *rows* at most may be."""
-        return BlockLimits.within(self._spec.memory, self._threads.batches, self._input_bytes, rows)
+        row_bytes = sum(model.input_bytes for model in self._models)
+        return BlockLimits.within(self._spec.memory, self._threads.batches, row_bytes, rows)
 
     def _new_tuner(self) -> Tuner:
-        """Return what decides on the batch size: nothing is left to decide if it was given, or the graph has one."""
-        fixed = self._spec.batch_size or self._predictor.fixed_batch
-        if fixed is not None:
+        """Return what decides on the batch size: nothing is left to decide if it was given, or a graph has one."""
+        sizes = (self._spec.batch_size, *(model.predictor.fixed_batch for model in self._models))
+        if fixed := next(filter(None, sizes), None):
             return Tuner((fixed,), fixed)
-        sizes = [size for size in LADDER if size <= self._limits(max(LADDER)).rows]
-        return Tuner(sizes, min(FIRST[self._predictor.provider in ON_CORES], sizes[-1]))
+        ladder = [size for size in LADDER if size <= self._limits(max(LADDER)).rows]
+        return Tuner(ladder, min(FIRST[all(model.on_cores for model in self._models)], ladder[-1]))
 
     def _capture(self, *, any_variant: bool = False) -> None:
-        """Capture the graph at the size that was settled, if the provider can; what runs goes on meanwhile."""
-        size, threads = self._tuner.size, self._threads.session
-        self._predictor, self._graph = captured(self._predictor, size, threads, any_variant=any_variant)
+        """Capture the graphs at the size that was settled, where providers can; what runs goes on meanwhile."""
+        for model in self._models:
+            model.capture(self._tuner.size, self._threads.session, any_variant=any_variant)
 
     def _divide_threads(self) -> None:
         """Divide the threads anew, if that is worth another session; shards that are running keep their decoders."""
         threads = self._threads
-        if self._spec.threads is not None or threads.infer > 1 or self._predictor.provider not in ON_CORES:
+        if self._spec.threads is not None or threads.infer > 1 or not all(model.on_cores for model in self._models):
             return
         session, decode = self._tuner.divided(threads.session, threads.decode)
         if (session, decode) == (threads.session, threads.decode):
             return
-        self._predictor = Predictor(
-            self._predictor.artifact,
-            provider=self._predictor.proof.reference,
-            variant=self._predictor.variant.id,
-            options=SessionOptions(intra_op_threads=session),
-        )
+        for model in self._models:
+            model.rebuild(session)
         self._executor = ThreadPoolExecutor(decode, thread_name_prefix="decode")
         self._threads = replace(threads, session=session, decode=decode)
 
@@ -354,15 +319,20 @@ class ShardWorker:
         if item.columns:
             attempt.write(pa.table([*item.prepared.columns, *item.columns], schema=self._schema))
 
-    def _load(self, image: Image) -> Decoded:
+    def _load(self, image: Image) -> list[Decoded]:
+        """Return *image* for each model, decoded once for all that have one background."""
         if image is None:
             raise ImageError("missing", "the image is null")
         if isinstance(image, ImageError):
             raise image
-        return self._predictor.load(image, decoder=self._decoder)
+        seen: dict[tuple[int, int, int], Decoded] = {}
+        for model in self._models:
+            if model.background not in seen:
+                seen[model.background] = model.predictor.load(image, decoder=self._decoder)
+        return [seen[model.background] for model in self._models]
 
 
-def _spare(_image: Image) -> Decoded:
+def _spare(_image: Image) -> Sequence[Decoded]:
     raise ImageError("crashed_worker", "the process that decodes or infers this row dies")
 
 
