@@ -228,7 +228,7 @@ def _rows(answers: _Answers) -> _Found:
             judge.add(prediction, truth, size)
             judged += 1
         answers.bar.advance(batch.num_rows)
-    notes = (truths.classes.note,) if truths.classes.note else ()
+    notes: tuple[str, ...] = (truths.classes.note,) if truths.classes.note else ()
     if judge.changes.get("score_threshold", post.score_threshold) < post.score_threshold:
         wrote, whole = post.score_threshold, judge.changes["score_threshold"]
         notes += (OWN_ANSWERS.format(wrote=wrote, whole=whole),)

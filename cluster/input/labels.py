@@ -297,7 +297,7 @@ def _looks(source: Source, labels: LabelColumn) -> Iterator[_Look]:
     for place in np.unique(np.linspace(0, len(groups) - 1, min(PLACES, len(groups))).astype(int)).tolist():
         path, index, start, rows = groups[place]
         try:
-            with closing(places.reader(path)) as file, pq.ParquetFile(file.source) as parquet:
+            with closing(places.reader(path)) as opened, pq.ParquetFile(opened.source) as parquet:
                 yield from _look_at_group(parquet, source, labels, (path, index, start, rows))
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path}, row group {index}, cannot be read: {' '.join(str(error).split())}") from None
@@ -322,8 +322,9 @@ def _look_at_group(
         table = table.filter(condition.expression(parquet.schema_arrow))
     sizes: dict[int, Sequence[Any]] = {}
     pictures: dict[int, Any] = {}
-    if labels.holds in {"objects", "mask"} and source.columns.image in parquet.schema_arrow.names:
-        shown = _first_rows(parquet, index, [source.columns.image], min(rows, PICTURES))
+    image = source.columns.image
+    if labels.holds in {"objects", "mask"} and image is not None and image in parquet.schema_arrow.names:
+        shown = _first_rows(parquet, index, [image], min(rows, PICTURES))
         pictures = dict(zip(numbers.tolist(), shown.column(0).to_pylist(), strict=False))
     if drawn_on := size_columns(parquet.schema_arrow, labels.holds):
         drawn = _first_rows(parquet, index, list(drawn_on), min(rows, PICTURES))

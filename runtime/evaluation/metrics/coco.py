@@ -45,7 +45,7 @@ LEAST_SCORE = 0.001  # as Ultralytics' and YOLOX's validation take them
 MOST_BOXES, MOST_BODIES = 100, 20  # answers an image that count
 THRESHOLDS = 10  # of overlap
 EVERY_AREA = [[0, 1e10]]
-AT_ONCE = 64  # images that are compared together
+AT_ONCE = 16  # images that are compared together
 COCO_SIGMAS = np.array(
     [
         0.026,
