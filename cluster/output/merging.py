@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +33,7 @@ __all__ = ["FILE_BYTES", "Merger", "grouped"]
 
 FILE_BYTES = 128 * 1024**2
 AT_A_TIME = 8
+SMALL = 1024**2  # bytes
 MERGED = "_merged/"
 
 
@@ -103,7 +105,7 @@ class Merger:
         rows = 0
         with self._opened(written) as parquet:
             each = max(1, min(FLUSH_ROWS, FLUSH_BYTES * max(written.rows, 1) // max(written.size, 1)))
-            for batch in parquet.iter_batches(batch_size=each):
+            for batch in parquet.iter_batches(batch_size=each, use_threads=written.size > SMALL):
                 rows += batch.num_rows
                 yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
         if rows != written.rows:
@@ -124,14 +126,26 @@ class Merger:
     @contextmanager
     def _opened(self, written: WrittenFile) -> Iterator[pq.ParquetFile]:
         """Open *written*; that it is gone, another or damaged is an `OutputError` that names it."""
-        store, where = self.output.store, self.output.store.where(written.path)
+        where = self.output.store.where(written.path)
         try:
-            with closing(store.reader(written.path)) as file:
-                if file.entry.size != written.size:
-                    raise OutputError(f"{where} has {file.entry.size} bytes; its commit says {written.size} bytes")
-                with pq.ParquetFile(file.source) as parquet:
+            with self._source(written) as (size, source):
+                if size != written.size:
+                    raise OutputError(f"{where} has {size} bytes; its commit says {written.size} bytes")
+                with pq.ParquetFile(source) as parquet:
                     yield parquet
         except FileNotFoundError:
             raise OutputError(f"{where} is gone; its commit says {written.size} bytes") from None
         except pa.ArrowException as error:
             raise OutputError(f"{where} cannot be read: {' '.join(str(error).split())}") from None
+
+    @contextmanager
+    def _source(self, written: WrittenFile) -> Iterator[tuple[int, Any]]:
+        """Yield the size of *written* in bytes, and what Arrow opens; a small file is fetched whole, in one request."""
+        store = self.output.store
+        if written.size <= SMALL:
+            if (data := store.read(written.path)) is None:
+                raise FileNotFoundError(store.where(written.path))
+            yield len(data), pa.BufferReader(data)
+        else:
+            with closing(store.reader(written.path)) as file:
+                yield file.entry.size, file.source

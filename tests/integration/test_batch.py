@@ -19,6 +19,7 @@ from color_model import write_artifact, write_rows
 from ray.cluster_utils import Cluster
 
 from cluster import read_output
+from cluster.output.read import read_manifest
 from runtime.artifact import Artifact
 from runtime.predictor import Predictor
 from runtime.proof import prove_isolated
@@ -145,6 +146,22 @@ def test_two_drivers_at_the_same_time_do_each_row_once(batch, tmp_path):
     assert sum(summary["shards"]["committed"] for summary in summaries) == ROWS // SHARD_ROWS
     assert_every_row_once(tmp_path / "out")
     assert_nothing_besides(tmp_path / "out")
+
+
+def test_of_two_drivers_that_partition_one_is_killed_and_each_row_is_there_once(batch, tmp_path):
+    out = tmp_path / "out"
+    killed, left = (batch("--local", "--partition-by", "name") for _ in range(2))
+    wait_until(lambda: commits(out) >= 10, "ten commits")
+    killed.kill()
+    killed.communicate()
+    assert not (out / "_SUCCESS").exists()
+    assert finish(left)["rows"] == {"in": ROWS, "out": ROWS - 1, "quarantined": 1, "filtered": 0}
+    table = read_output(out)
+    by_name = [[n for n in range(ROWS) if n % 3 == color and n != BAD_ROW] for color in (2, 1, 0)]
+    assert table.column("number").to_pylist() == [number for numbers in by_name for number in numbers]
+    assert table.column("name").equals(table.column("label"))
+    files = {path.relative_to(out).as_posix() for path in (out / "data").rglob("*.parquet")}
+    assert files == {file.path for file in read_manifest(str(out)).data}
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from color_model import LABELS, picture, write_artifact, write_rows
+from pyarrow.dataset import dataset
+from pyarrow.fs import S3FileSystem
 from s3_server import BUCKET, Proxy, first, seeded
 
 from cluster import BatchOptions, read_output, run_batch
@@ -118,6 +120,30 @@ def test_a_job_through_faults_writes_the_rows_of_an_undisturbed_job_on_a_disk(mo
     assert [(row["source_file"], row["source_row"], row["reason"]) for row in rows] == [
         (f"{place}/in/0.parquet", BAD_ROW, "not_an_image")
     ]
+
+
+def test_partitions_through_faults_are_those_of_an_undisturbed_job_on_a_disk(options, tmp_path, place, proxy):
+    sites = ["lab", "Werk 3/Süd", "50%", "a=b&c+d", None]
+    for path in sorted(write_input(tmp_path / "in").iterdir()):
+        table = pq.read_table(path)
+        column = pa.array([sites[number % len(sites)] for number in table["number"].to_pylist()])
+        pq.write_table(table.append_column("site", column), path, row_group_size=25)
+    upload(tmp_path / "in", open_store(f"{place}/in"))
+    run_batch(options(input=str(tmp_path / "in"), output=str(tmp_path / "out"), partition_by="site"))
+    proxy.plan = seeded(7, 0.08)
+    run_batch(options(partition_by="site"))
+    assert proxy.faults > 10
+    found = read_output(f"{place}/out")
+    proxy.plan = lambda _method, _path: None
+    assert answers(found) == answers(read_output(tmp_path / "out"))
+    output = OutputDirectory.open(f"{place}/out")
+    manifest = output.finished()
+    assert [file.partition["site"] for file in manifest.data] == ["50%", "Werk 3/Süd", "a=b&c+d", "lab", None]
+    assert {file.path for file in manifest.data} == set(output.store.entries("data/"))  # of no attempt anything is left
+    s3 = S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"], region="us-east-1")
+    listed = dataset(f"{place.removeprefix('s3://')}/out/data", filesystem=s3, partitioning="hive")
+    columns = ["number", "site", "label"]
+    assert listed.to_table(columns).sort_by("number").to_pylist() == found.select(columns).sort_by("number").to_pylist()
 
 
 def test_the_planner_reads_footers_only_and_a_finished_job_reads_no_images(options, tmp_path, place, proxy):

@@ -41,7 +41,7 @@ PATIENCE = 600  # seconds that a job may take; on two busy cores, on S3, one tak
 
 
 def write_input(path: Path, rows: int, side: int = 160) -> Path:
-    """Write *rows* pictures of noise as JPEG, two of them broken, with their numbers."""
+    """Write *rows* pictures of noise as JPEG, two of them broken, with their numbers and one of five sites."""
     noise = np.random.default_rng(0)
     pictures = []
     for number in range(PICTURES):
@@ -50,15 +50,14 @@ def write_input(path: Path, rows: int, side: int = 160) -> Path:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=60)
         pictures.append(buffer.getvalue())
-    with pq.ParquetWriter(
-        path, pa.schema([("image", pa.binary()), ("number", pa.int32())]), compression="none", use_dictionary=False
-    ) as file:
+    schema = pa.schema([("image", pa.binary()), ("number", pa.int32()), ("site", pa.string())])
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as file:
         for first in range(0, rows, 200):
             numbers = range(first, min(first + 200, rows))
             images = [b"broken" if number in BAD_ROWS else pictures[number % PICTURES] for number in numbers]
-            file.write_table(
-                pa.table({"image": pa.array(images, pa.binary()), "number": pa.array(numbers, pa.int32())})
-            )
+            sites = [None if number % 5 == 0 else f"site/{number % 5}" for number in numbers]
+            columns = {"image": pa.array(images, pa.binary()), "number": pa.array(numbers, pa.int32()), "site": sites}
+            file.write_table(pa.table(columns, schema=schema))
     return path
 
 
@@ -89,6 +88,7 @@ class Chaos:
 
     Attributes:
         home: VEDETTE_HOME of the cluster's processes.
+        further: Options of the jobs.
         killed: What was killed, over all jobs.
         moments: (victim, seconds since the job began, shards committed by then) of each kill.
     """
@@ -98,6 +98,7 @@ class Chaos:
     rows: Path
     home: Path
     shard_rows: int = 20
+    further: tuple[str, ...] = ()
     chooser: random.Random = field(default_factory=lambda: random.Random(0))
     killed: Counter[str] = field(default_factory=Counter)
     moments: list[tuple[str, float, int]] = field(default_factory=list)
@@ -105,7 +106,7 @@ class Chaos:
     def start(self, out: str) -> subprocess.Popen[str]:
         """Start the job, or go on with it."""
         arguments = ("--address", self.cluster.address, "--shard-rows", str(self.shard_rows), "--batch-size", "4")
-        return start(self.model, self.rows, Path(out), *arguments, "--output", out, "--provider", "cpu")
+        return start(self.model, self.rows, Path(out), *arguments, "--output", out, "--provider", "cpu", *self.further)
 
     def undisturbed(self, out: str) -> tuple[dict, float]:
         """Run the job in peace; return its summary and how many seconds it took."""
@@ -198,9 +199,16 @@ def redone(out: str) -> int:
 
     What was whole and lost a race is not seen any more: a finished job removes it.
     """
-    counted = {commit.data.path for commit in OutputDirectory.open(out).commits().values()}
-    written = {f"data/{path.name.removeprefix('.').removesuffix('.tmp')}" for path in Path(out, "data").iterdir()}
-    return len({path for path in written - counted if not path.startswith("data/part-")})
+    commits = OutputDirectory.open(out).commits().values()
+    counted = {_attempt(Path(file.path)) for commit in commits for file in commit.files}
+    files = [path for path in Path(out, "data").rglob("*") if path.is_file()]
+    written = {_attempt(path) for path in files if not path.name.removeprefix(".").startswith("part-")}
+    return len(written - counted)
+
+
+def _attempt(path: Path) -> str:
+    """Return what the names of all files of an attempt begin with: the shard's number and digest, and the attempt."""
+    return "-".join(path.name.removeprefix(".").split(".")[0].split("-")[:3])
 
 
 def discard(out: str) -> None:
