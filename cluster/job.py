@@ -62,7 +62,7 @@ def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, flo
         shard_timeout=job.options.shard_timeout,
     )
     rows = sum(shard.rows for shard in pending)
-    with _StopOnSignals(job) as signals, opener(job, len(pending)) as pool:
+    with _StopOnSignals(job) as signals, opener(job, len(pending), tally) as pool:
         signals.install()  # again, because Ray took SIGTERM for itself
         with progress(rows, "batch", "rows") as display:
             begun = time.monotonic()
@@ -74,9 +74,10 @@ def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, flo
 
 
 @contextmanager
-def _local_pool(job: Job, pending: int) -> Iterator[Pool]:
+def _local_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
     from cluster.worker.shard_worker import ShardWorker  # which loads what runs models; with Ray the driver runs none
 
+    tally.up = time.monotonic()
     counts = parse_workers(job.options.workers)
     division = divide(machine_cores(), counts["cpu"] if counts else None)
     workers = min(division.workers, pending)
@@ -94,12 +95,13 @@ def _local_pool(job: Job, pending: int) -> Iterator[Pool]:
 
 
 @contextmanager
-def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
+def _ray_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
     from cluster.pool.metrics import MeasuredPool, RayMeter
     from cluster.pool.ray_pool import RayPool, ray_session
 
     counts = parse_workers(job.options.workers)
     with ray_session(job.options.address, machine_cores()) as ours:
+        tally.up = time.monotonic()
         pool = RayPool(
             job.models,
             job.spec,
@@ -126,6 +128,7 @@ class _Follower:
         if commit is None:
             raise OutputError(f"{self._job.output.uri}: the commit of shard {outcome.task.shard} is gone")
         self._tally.add(commit, ours=outcome.commit is not None)
+        self._tally.first = self._tally.first or time.monotonic()
         self._committed_rows += commit.rows
         _check_bounds(self._job, self._tally)
         self.running(0)

@@ -35,6 +35,8 @@ class Tally:
         settings: What each worker (by host and process) found out to be fast, or was told: batch size and threads.
         happened: Failures of tries by kind, and second attempts (`cluster.dispatch.loop.dispatch`).
         remarks: What is to be known of the workers.
+        up: When workers could begin to start, Ray being up; by `time.monotonic`.
+        first: When the first commit of this run was heard of.
     """
 
     rows: int = 0
@@ -49,6 +51,13 @@ class Tally:
     settings: dict[tuple[str, str], str] = field(default_factory=dict)
     happened: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
+    up: float | None = None
+    first: float | None = None
+
+    @property
+    def until_first(self) -> float | None:
+        """Seconds from `up` to `first`."""
+        return None if self.up is None or self.first is None else round(self.first - self.up, 3)
 
     def resume(self, commits: Iterable[Commit]) -> None:
         """Count what earlier runs committed."""
@@ -86,6 +95,8 @@ class Summary:
         rows_per_second: Of this run, from the start of its first worker to its last commit.
         seconds: Busy seconds by stage, added up over this run's workers.
         elapsed_seconds: Wall clock of this run, all included.
+        first_commit_seconds: Of this run, from when its workers could begin to start (Ray was up) to its first commit;
+            ``None`` if it committed nothing.
         workers: How many this run had.
         ran_on: Variant, execution provider and ONNX Runtime version of this run; the batch that the graph takes, if it
             takes only one; on a device whether its graph is captured and host memory page-locked; why the provider is
@@ -106,6 +117,7 @@ class Summary:
     rows_per_second: float
     seconds: Mapping[str, float]
     elapsed_seconds: float
+    first_commit_seconds: float | None
     workers: int
     ran_on: tuple[str, ...]
     decoders: Mapping[str, int]
@@ -152,6 +164,7 @@ class Summary:
             rows_per_second=round(tally.rows / working, 1) if working > 0 else 0.0,
             seconds={stage: round(spent, 3) for stage, spent in tally.seconds.items()},
             elapsed_seconds=round(elapsed, 3),
+            first_commit_seconds=tally.until_first,
             workers=workers,
             ran_on=tuple(
                 ", ".join([f"{variant} on {provider} ({ort})", *filter(None, remarks)])
@@ -168,6 +181,9 @@ class Summary:
         """Return it as plain values for JSON."""
         return asdict(self)
 
+    def _first(self) -> str:
+        return "" if self.first_commit_seconds is None else f", the first after {self.first_commit_seconds:.1f} s"
+
     def text(self) -> str:
         """Return it for people."""
         rows = ", ".join(f"{count} {name}" for name, count in self.rows.items())
@@ -177,7 +193,7 @@ class Summary:
             ("output", self.output),
             ("rows", rows),
             ("shards", shards),
-            ("this run", f"{self.processed_rows} rows in {self.elapsed_seconds:.1f} s"),
+            ("this run", f"{self.processed_rows} rows in {self.elapsed_seconds:.1f} s{self._first()}"),
             ("speed", f"{self.rows_per_second:.1f} rows/s with {self.workers} worker(s)"),
             ("busy seconds", ", ".join(f"{stage} {spent:.1f}" for stage, spent in self.seconds.items()) or "-"),
             ("ran", "; ".join(self.ran_on) or "nothing: all was there"),

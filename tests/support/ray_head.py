@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RayHead", "ray_head"]
+__all__ = ["PATIENCE", "RayHead", "free_ports", "ray_head"]
 
 PATIENCE = 90.0  # seconds until it answers; two busy cores are slow
 METRICS_INTERVAL = 500  # milliseconds
@@ -30,7 +30,8 @@ class RayHead:
     metrics: str  # URL that Prometheus reads
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return *count* ports of this machine that nobody listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -42,7 +43,7 @@ def _free_ports(count: int) -> list[int]:
 def ray_head(cores: int = 2) -> Iterator[RayHead]:
     """Run a head node with so many *cores*, and end every process of it."""
     root = Path(tempfile.mkdtemp(prefix="vr-"))  # short: a socket's path has a limit
-    port, dashboard, metrics, agent, client = _free_ports(5)
+    port, dashboard, metrics, agent, client = free_ports(5)
     environment = os.environ | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
