@@ -1,7 +1,8 @@
 """The pool whose workers are Ray actors, on this machine or on a cluster.
 
 Rules:
-    * Only descriptors travel through Ray: tasks go out, commits come back; pixels never do.
+    * Only descriptors travel through Ray: tasks go out, commits come back. Pixels do only where decode actors were
+      asked for (`cluster.pool.decode_actors`).
     * `cluster.pool.seats.seats` says who sits where; this module makes it so, again and again: an actor
       that died is replaced, a node that joins gets its actors, one that is lost is forgotten.
     * An actor reserves the cores that its threads use. If the cluster cannot place all actors, those
@@ -21,7 +22,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,6 +41,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
 from cluster.pool.base import run_task
+from cluster.pool.decode_actors import Crew, DecodeActors
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
 from cluster.pool.shipping import Package, unpack
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
@@ -124,10 +126,13 @@ class _ActorBody:
     def __init__(self) -> None:
         self._worker: ShardWorker | None = None
 
-    def start(self, package: Package, spec: WorkerSpec, seat: Seat) -> dict[str, str] | Failure:
+    def start(
+        self, package: Package, spec: WorkerSpec, seat: Seat, decoders: Sequence[Any]
+    ) -> dict[str, str] | Failure:
         """Build the worker, which proves its provider; return what it runs on, or why not."""
+        others = DecodeActors(decoders) if decoders else None
         try:
-            worker = ShardWorker(unpack(package), replace(spec, provider=seat.provider), seat.threads)
+            worker = ShardWorker(unpack(package), replace(spec, provider=seat.provider), seat.threads, others)
         except Exception as error:  # noqa: BLE001 - it is reported, and the driver decides
             return Failure.of(error)
         if NEEDS[seat.kind] and worker.ran_on["provider"] == ALIASES["cpu"]:
@@ -175,10 +180,21 @@ class RayPool:
     """Actors that take tasks; needs a connection to Ray (`ray_session`)."""
 
     def __init__(
-        self, package: Package, spec: WorkerSpec, arrange: Arrange, *, start_timeout: float = START_TIMEOUT
+        self,
+        package: Package,
+        spec: WorkerSpec,
+        arrange: Arrange,
+        *,
+        decoders: int = 0,
+        start_timeout: float = START_TIMEOUT,
     ) -> None:
-        """Begin to start the actors whose seats *arrange* gives."""
+        """Begin to start the actors whose seats *arrange* gives, and before them so many *decoders*.
+
+        Raises:
+            PoolError: There is no node for a decoder.
+        """
         self._call = (ray.put(package), spec)
+        self._crew = Crew(cluster_nodes(), decoders, *self._call) if decoders else None
         self._arrange = arrange
         self._start_timeout = start_timeout
         self._deadline = time.monotonic() + start_timeout
@@ -189,7 +205,7 @@ class RayPool:
         self._outcomes: list[Outcome] = []
         self._actors: list[_Actor] = []
         self._most = 0
-        self.remarks: list[str] = []
+        self.remarks: list[str] = list(self._crew.remarks) if self._crew else []
         self._arranged = self._fill_seats()
         unbound = [actor.seat.resources for actor in self._actors if actor.seat.node is None]
         self._asked = bool(unbound)
@@ -198,7 +214,8 @@ class RayPool:
 
     def _fill_seats(self) -> float:
         """Start an actor for each empty seat; return the time."""
-        wanted = Counter(self._arrange(cluster_nodes(), self._refused))
+        nodes = cluster_nodes()
+        wanted = Counter(self._arrange(self._crew.left(nodes) if self._crew else nodes, self._refused))
         taken = Counter(actor.seat for actor in self._actors)
         for seat in (wanted - taken).elements():
             self._spawn(seat)
@@ -219,7 +236,8 @@ class RayPool:
             concurrency_groups={"tasks": SLOTS, "watch": 1},
         )(_ActorBody)
         handle = actor_class.remote()
-        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat)))
+        decoders = self._crew.handles if self._crew else []
+        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, decoders)))
 
     def offer(self, task: Task) -> bool:
         """Give *task* to the least busy actor that has room; not on a node that it avoids, if another has actors."""
@@ -373,6 +391,8 @@ class RayPool:
             with suppress(RayError):
                 ray.kill(actor.handle)
         self._actors.clear()
+        if self._crew:
+            self._crew.close()
 
 
 def _amounts(of: Mapping[str, float], like: Mapping[str, float]) -> str:

@@ -9,6 +9,8 @@ Rules:
     * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
       smaller where its images are so large that `cluster.worker.spec.WorkerSpec.memory` would not do.
     * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
+    * Other processes may read and decode for it (`cluster.worker.elsewhere`). What they leave undone it does itself,
+      and all that is probed: what rows do to a process they must do to this one.
     * Rows that are known to kill processes are spared: they go to quarantine, and nobody looks at them.
 """
 
@@ -20,32 +22,30 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.dispatch.crashes import Part, pieces
+from cluster.dispatch.crashes import Part
 from cluster.errors import CommitLostError, StoppedError
-from cluster.input.blocks import Block, BlockLimits, Image
-from cluster.input.readers import READERS, shard_blocks
-from cluster.output.commit import Attempt, BadRow, OutputDirectory
+from cluster.input.blocks import Block, BlockLimits
+from cluster.output.commit import Attempt, OutputDirectory
 from cluster.output.records import Commit
 from cluster.output.schema import file_metadata, output_schema, prediction_arrays, task_columns
 from cluster.plan import Shard
-from cluster.worker.batches import Filling, Turns
+from cluster.worker.batches import Turns
 from cluster.worker.decoders import chosen_decoder
+from cluster.worker.elsewhere import Decoders, Elsewhere, requests
 from cluster.worker.graphs import captured
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
+from cluster.worker.preparing import Prepared, Preparer, Rows
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
 from cluster.worker.tuning import FIRST, LADDER, Tuner
 from runtime.artifact import Artifact
-from runtime.errors import ImageError
-from runtime.images import Decoded
 from runtime.manifest import Variant
 from runtime.predictor import Predictor
 from runtime.session import SessionOptions
@@ -59,38 +59,11 @@ ON_CORES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A block whose good rows are ready for the model."""
-
-    inputs: npt.NDArray[np.generic] | None  # (n, ...); None if no row is good
-    sizes: list[tuple[int, int]]  # (height, width) of the n upright originals
-    columns: list[pa.Array]  # kept columns and source of the n rows
-    decoders: Counter[str]  # how many of the n images each decoder read
-    bad: list[BadRow]
-    filtered: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows of the input these are, the bad and the filtered ones too."""
-        return len(self.sizes) + len(self.bad) + self.filtered
-
-
-@dataclass(frozen=True, slots=True)
 class _Inferred:
-    prepared: _Prepared
+    prepared: Prepared
     columns: list[
         pa.Array
     ]  # what the model said of the n rows; masks are encoded already, which is a small part of them
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """What is to be read: *part* of *shard* but for the rows that are *spared*, in blocks of a *share* of the size."""
-
-    shard: Shard
-    part: Part
-    spared: frozenset[int]
-    share: int
 
 
 def _input_bytes(variant: Variant) -> int:
@@ -104,8 +77,16 @@ def _input_bytes(variant: Variant) -> int:
 class ShardWorker:
     """Run one artifact over shards, on one proven execution provider; `run` may be called by several threads."""
 
-    def __init__(self, artifact: Artifact, spec: WorkerSpec, threads: Threads) -> None:
+    def __init__(
+        self, artifact: Artifact, spec: WorkerSpec, threads: Threads, decoders: Decoders | None = None
+    ) -> None:
         """Prove the provider and build the session.
+
+        Args:
+            artifact: The model.
+            spec: What to do with it.
+            threads: How to use the cores.
+            decoders: Other processes that read and decode; ``None``: this one does.
 
         Raises:
             ProviderError: Nothing passed the proof here, or the decoder that was asked for cannot be used.
@@ -121,7 +102,8 @@ class ShardWorker:
         self._spec = spec
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
-        self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
+        self._preparer = Preparer(spec, lambda: self._predictor.preparation, self._decoder)
+        self._elsewhere = None if decoders is None else Elsewhere(decoders)
         self._input_bytes = _input_bytes(self._predictor.variant)
         self._columns = task_columns(artifact.manifest)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
@@ -146,10 +128,10 @@ class ShardWorker:
     def ran_on(self) -> dict[str, str]:
         """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
 
-        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; a device with
-        memory of its own ``graph``, whether it is captured, and ``host_memory``, how batches lie before they are copied
-        there. There is ``decoder``, if one that uses a GPU was wished for in vain: why; and
-        ``fallback``, if this machine would have preferred another provider: why it is not that one.
+        Where there is something to say of it: ``batch``, the only size that the graph takes, and whether it is looped;
+        ``graph``, whether a device's graph is captured, and ``host_memory``, how batches lie before they are copied to
+        the device; ``decoder``, why the one that was wished for is not used; ``decode_actors``, how many other
+        processes decode for it; ``fallback``, why it is not the provider that this machine would have preferred.
         """
         return {
             "variant": self._predictor.variant.id,
@@ -175,6 +157,7 @@ class ShardWorker:
             "graph": self._graph,
             "host_memory": self._predictor.host_memory,
             "decoder": self._decoder_remark,
+            "decode_actors": None if self._elsewhere is None else f"{self._elsewhere.count} decode actors",
             "fallback": self._selection.fallback,
         }
         return {name: remark for name, remark in remarks.items() if remark is not None}
@@ -207,8 +190,11 @@ class ShardWorker:
             raise CommitLostError(f"shard {shard} is committed already")
         clock = StageClock(*STAGES)
         filtered, decoders = 0, Counter[str]()
-        rows = _Rows(shard, (0, shard.rows), spared, share)
-        with self._output.attempt(shard, self._schema) as attempt, closing(self._inferred(rows, clock)) as inferred:
+        rows = Rows(shard, (0, shard.rows), spared, share)
+        with (
+            self._output.attempt(shard, self._schema) as attempt,
+            closing(self._inferred(rows, clock, self._elsewhere)) as inferred,
+        ):
             for item in inferred:
                 with clock.measure("write"), _naming(self._output.store.staging):
                     self._write(attempt, item)
@@ -225,17 +211,17 @@ class ShardWorker:
         Raises:
             VedetteError: As `run`.
         """
-        rows = _Rows(shard, part, spared, share)
-        with closing(self._inferred(rows, StageClock(*STAGES))) as inferred:
+        rows = Rows(shard, part, spared, share)
+        with closing(self._inferred(rows, StageClock(*STAGES), None)) as inferred:
             for _ in inferred:
                 pass
 
-    def _inferred(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+    def _inferred(self, rows: Rows, clock: StageClock, elsewhere: Elsewhere | None) -> Generator[_Inferred, None, None]:
         """Yield *rows*, inferred, and count them as progress once they were taken."""
         shard = rows.shard
         self._progress[shard.id] = 0
         try:
-            with closing(self._pipeline(rows, clock)) as inferred:
+            with closing(self._pipeline(rows, clock, elsewhere)) as inferred:
                 for item in inferred:
                     if self._stopped.is_set():
                         raise StoppedError(f"shard {shard} was given up")
@@ -244,61 +230,39 @@ class ShardWorker:
         finally:
             del self._progress[shard.id]
 
-    def _pipeline(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+    def _pipeline(self, rows: Rows, clock: StageClock, elsewhere: Elsewhere | None) -> Generator[_Inferred, None, None]:
         """Yield *rows*, inferred; each stage works ahead of the next."""
-        blocks = prefetch(clock.timed("read", self._blocks(rows)), BUFFERED, "read")
+        if elsewhere is None:
+            prepared = self._prepared(rows, clock)
+        else:
+            asked = requests(rows, self._limits(rows), lambda: self._size(rows), self._predictor.variant.id)
+            preparation = lambda: self._predictor.preparation  # noqa: E731 - it is asked for each batch
+            prepared = elsewhere.prepared(asked, lambda part: self._prepared(part, clock), preparation, clock)
+        return prefetch(self._infer_all(prefetch(prepared, BUFFERED, "decode"), clock), BUFFERED, "infer")
 
-        def prepare(one: tuple[Block, bool]) -> _Prepared:
+    def _prepared(self, rows: Rows, clock: StageClock) -> Iterator[Prepared]:
+        """Yield *rows*, read and decoded by threads of this process."""
+        blocks = self._preparer.blocks(rows, self._limits(rows), lambda: self._size(rows))
+
+        def prepare(one: tuple[Block, bool]) -> Prepared:
             block, usable = one
             begun = time.perf_counter()
             with clock.measure("decode"):
-                done = self._prepare(block, self._load if usable else _spare)
+                done = self._preparer.prepare(block, usable=usable)
             self._tuner.decoded(done.rows - done.filtered, time.perf_counter() - begun)
             return done
 
-        prepared = prefetch(map_ahead(prepare, blocks, self._executor, self._threads.decode), BUFFERED, "decode")
-        return prefetch(self._infer_all(prepared, clock), BUFFERED, "infer")
+        read = prefetch(clock.timed("read", blocks), BUFFERED, "read")
+        return map_ahead(prepare, read, self._executor, self._threads.decode)
 
-    def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
-        """Yield *rows* in blocks, each with whether its images may be looked at."""
-        limits = self._limits(max(1, max(LADDER) // rows.share))
+    def _size(self, rows: Rows) -> int:
+        """Return how many rows the next batch of *rows* shall have."""
+        return max(1, self._tuner.next_size() // rows.share)
 
-        def wanted() -> int:
-            return max(1, self._tuner.next_size() // rows.share)
-
-        for part, usable in pieces(rows.part, rows.spared):
-            for block in shard_blocks(self._readers, rows.shard.part(*part), limits, wanted):
-                yield block, usable
-
-    def _prepare(self, block: Block, load: Callable[[Image], Decoded]) -> _Prepared:
-        """*load* the images of *block* and bring them to the model's input; bad ones are told apart."""
-        good: list[int] = []
-        filling = Filling(self._predictor, len(block.images))
-        sizes, bad = [], []
-        decoders = Counter[str]()
-        for index, image in enumerate(block.images):
-            try:
-                picture = load(image)
-                filling.add(picture.pixels)
-            except ImageError as error:
-                bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
-                continue
-            good.append(index)
-            sizes.append(picture.size)
-            decoders[picture.decoder] += 1
-        kept = block.kept.take(pa.array(good, pa.int64())) if bad else block.kept
-        # As columns, because a table without any column forgets how many rows it has.
-        columns = [
-            *kept.columns,
-            pa.array([block.source_files[i] for i in good], pa.string()),
-            pa.array([block.source_rows[i] for i in good], pa.int64()),
-        ]
-        return _Prepared(filling.batch, sizes, columns, decoders, bad, block.filtered)
-
-    def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
+    def _infer_all(self, items: Generator[Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
         return self._turns.map(lambda item: _Inferred(item, self._infer(item, clock)), items)
 
-    def _infer(self, item: _Prepared, clock: StageClock) -> list[pa.Array]:
+    def _infer(self, item: Prepared, clock: StageClock) -> list[pa.Array]:
         """Return the columns that the model's predictions for *item* become; none if no row is good."""
         if item.inputs is None:
             return []
@@ -313,16 +277,20 @@ class ShardWorker:
         with clock.measure("infer"):
             return prediction_arrays(self._columns, self._predictor.decode(outputs, item.sizes))
 
-    def _limits(self, rows: int) -> BlockLimits:
-        """Return how big batches of *rows* at most may be."""
-        return BlockLimits.within(self._spec.memory, self._threads.batches, self._input_bytes, rows)
+    def _limits(self, rows: Rows | None = None) -> BlockLimits:
+        """Return how big batches, of *rows*, may be."""
+        threads = self._threads
+        if self._elsewhere is not None:
+            threads = replace(threads, decode=threads.decode + self._elsewhere.batches)
+        most = max(LADDER) if rows is None else max(1, max(LADDER) // rows.share)
+        return BlockLimits.within(self._spec.memory, threads.batches, self._input_bytes, most)
 
     def _new_tuner(self) -> Tuner:
         """Return what decides on the batch size: nothing is left to decide if it was given, or the graph has one."""
         fixed = self._spec.batch_size or self._predictor.fixed_batch
         if fixed is not None:
             return Tuner((fixed,), fixed)
-        sizes = [size for size in LADDER if size <= self._limits(max(LADDER)).rows]
+        sizes = [size for size in LADDER if size <= self._limits().rows]
         return Tuner(sizes, min(FIRST[self._predictor.provider in ON_CORES], sizes[-1]))
 
     def _capture(self, *, any_variant: bool = False) -> None:
@@ -351,17 +319,6 @@ class ShardWorker:
         attempt.quarantine(item.prepared.bad)
         if item.columns:
             attempt.write(pa.table([*item.prepared.columns, *item.columns], schema=self._schema))
-
-    def _load(self, image: Image) -> Decoded:
-        if image is None:
-            raise ImageError("missing", "the image is null")
-        if isinstance(image, ImageError):
-            raise image
-        return self._predictor.load(image, decoder=self._decoder)
-
-
-def _spare(_image: Image) -> Decoded:
-    raise ImageError("crashed_worker", "the process that decodes or infers this row dies")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from runtime import hostmemory
 from runtime import session as session_module
 from runtime.errors import ImageError, ModelError
 from runtime.hostmemory import HostMemory
-from runtime.predictor import Predictor
+from runtime.preparation import Preparation
 from runtime.providers import find
 
 PATIENCE = 10  # seconds
@@ -131,22 +131,22 @@ def test_an_error_of_a_batch_comes_where_its_answer_would_have():
 
 
 def test_a_filling_is_what_stacking_gives_and_a_picture_that_is_refused_leaves_no_gap(artifact, monkeypatch):
-    predictor = Predictor(artifact, provider="cpu")
-    pictures = [predictor.load(picture(number % 3, 100 + number)).pixels for number in range(4)]
-    filling = Filling(predictor, 6)
+    preparation = Preparation.of(artifact.manifest, "fp32")
+    pictures = [preparation.load(picture(number % 3, 100 + number)).pixels for number in range(4)]
+    filling = Filling(preparation, 6)
     assert filling.batch is None
-    real = Predictor.prepare
+    real = Preparation.prepare
 
     def refusing(self, image, out=None):
         if image is pictures[2]:
             raise ImageError("too_large", "it grew")
         return real(self, image, out)
 
-    monkeypatch.setattr(Predictor, "prepare", refusing)
+    monkeypatch.setattr(Preparation, "prepare", refusing)
     for one in pictures:
         try:
             filling.add(one)
         except ImageError:
             assert one is pictures[2]
-    expected = np.stack([real(predictor, one) for one in (pictures[0], pictures[1], pictures[3])])
+    expected = np.stack([real(preparation, one) for one in (pictures[0], pictures[1], pictures[3])])
     np.testing.assert_array_equal(filling.batch, expected)

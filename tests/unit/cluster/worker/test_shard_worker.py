@@ -209,8 +209,9 @@ def test_at_most_the_allowed_inferences_run_at_a_time(job, monkeypatch):
 def test_spared_rows_are_in_quarantine_without_a_look_at_them(job, monkeypatch):
     worker = make_worker(job)
     seen: list = []
-    load: Callable = worker._predictor.load
-    monkeypatch.setattr(worker._predictor, "load", lambda image: seen.append(image) or load(image))
+    preparation = worker._predictor.preparation
+    load: Callable = preparation.load
+    monkeypatch.setattr(preparation, "load", lambda image, **how: seen.append(image) or load(image, **how))
     commit = worker.run(job.shards[0], spared=frozenset({0, 5}))
     bad = rows_of(job.output, commit.quarantine.path)
     assert [row["source_row"] for row in bad if row["reason"] == "crashed_worker"] == [0, 5]
