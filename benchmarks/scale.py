@@ -42,9 +42,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 from record import RESULTS, TEST_DATA, environment, keep
 
-from cluster.job import BatchOptions, plan_job
 from cluster.output.commit import OutputDirectory
 from cluster.output.records import Commit
+from cluster.planning import BatchOptions, plan_job
 from runtime.terminal import table
 
 PACKAGES = ("onnxruntime", "ray", "pyarrow", "numpy", "pillow")

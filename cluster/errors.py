@@ -16,6 +16,7 @@ VedetteError
     ├── ShardError             one shard failed more often than it may
     ├── TooManyBadRowsError    more rows were quarantined than ``--max-bad-rows`` allows
     ├── PoolError              no worker could be started, or none is left
+    ├── UnansweredError        a decode actor did not answer; its rows are decoded by who asked
     ├── StoppedError           SIGINT or SIGTERM ended the driver
     └── JobServerError         Ray's job server cannot be reached, refuses, or knows no such job
 """
@@ -42,6 +43,7 @@ __all__ = [
     "StoppedError",
     "StorageError",
     "TooManyBadRowsError",
+    "UnansweredError",
     "WorkersError",
 ]
 
@@ -100,6 +102,10 @@ class TooManyBadRowsError(BatchError):
 
 class PoolError(BatchError):
     """No worker could be started, or none is left."""
+
+
+class UnansweredError(BatchError):
+    """A decode actor did not answer: it died, failed, or took too long. Whoever asked does its work."""
 
 
 class StoppedError(BatchError):

@@ -107,6 +107,7 @@ def _ray_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
             job.spec,
             lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused, sharing=ours),
             shared=ours,
+            decoders=job.options.decode_actors,
         )
         meter = RayMeter(job=job_id(job.output.uri), model=job.record.model)
         try:

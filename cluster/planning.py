@@ -60,6 +60,7 @@ class BatchOptions:
         batch_size: Images an inference; found out by each worker if ``None``.
         threads: ``SESSION:DECODE``, of each worker: within an inference, and to decode; found out if ``None``.
         decoder: ``cpu``, ``auto`` or ``nvimagecodec``; see `cluster.worker.decoders`.
+        decode_actors: Processes on nodes without an accelerator that read and decode for all workers.
         worker_memory: MiB that the images in the buffers of each worker may have.
         fetch_concurrency: Images that each worker fetches at a time where a column names them by URL.
         shard_rows: At most so many rows a shard; chosen by the size of the input if ``None``.
@@ -90,6 +91,7 @@ class BatchOptions:
     batch_size: int | None = None
     threads: str | None = None
     decoder: str = "cpu"
+    decode_actors: int = 0
     worker_memory: int = WORKER_MEMORY // MIB
     fetch_concurrency: int = 16
     shard_rows: int | None = None
@@ -159,6 +161,8 @@ def plan_job(options: BatchOptions) -> Job:
         OutputError: The output holds something that no job wrote.
     """
     counts = parse_workers(options.workers)
+    if options.local and options.decode_actors:
+        raise WorkersError("--decode-actors needs a Ray cluster; --local has one process")
     if options.local and counts and counts.keys() != {"cpu"}:
         raise WorkersError(f"--workers {options.workers!r}: with --local there is one worker; name its --provider")
     output = OutputDirectory.open(options.output)

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from runtime.choice import Skipped, fallback, fastest, pairs
 from runtime.errors import ModelError
 from runtime.hardware import this_machine
 from runtime.manifest import Tensor
-from runtime.preprocess import Preprocessor
+from runtime.preparation import Preparation
 from runtime.proof import Proof, engine_folder, prove_isolated
 from runtime.providers import find, is_installed, preferences, resolve
 from runtime.session import Session, SessionOptions
@@ -94,6 +94,7 @@ class Predictor:
         variant: The variant that runs.
         provider: ONNX Runtime's name of the execution provider that it runs on.
         fallback: With ``auto``: why it is not the provider that this machine prefers; ``None`` if it is.
+        preparation: What is done before the session.
     """
 
     def __init__(
@@ -129,8 +130,7 @@ class Predictor:
                 f"{artifact.manifest.reference} {self.variant.id}: the graph takes "
                 f"{_describe(self._session.inputs)}, the manifest says {_describe(self.variant.inputs)}"
             )
-        self._preprocessor = Preprocessor(artifact.manifest.preprocess, self._session.image)
-        self._decode_options = images.DecodeOptions(background=artifact.manifest.preprocess.background)
+        self.preparation = Preparation(artifact.manifest, self._session.image, self._session.memory)
         self._outputs = tuple(output.name for output in self._session.outputs)
         self._head = head_of(artifact.manifest)
 
@@ -202,17 +202,11 @@ class Predictor:
         Raises:
             ImageError: It is no usable picture.
         """
-        return images.read(source, replace(self._decode_options, allow_truncated=allow_truncated, decoder=decoder))
+        return self.preparation.load(source, allow_truncated=allow_truncated, decoder=decoder)
 
-    def prepare(
-        self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.generic] | None = None
-    ) -> npt.NDArray[np.generic]:
-        """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB; see `Preprocessor`."""
-        return self._preprocessor(image, out)
-
-    def empty_batch(self, rows: int, like: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Return room for *rows* model inputs of the shape and type of *like*, where the session likes to have them."""
-        return self._session.memory.empty((rows, *like.shape), like.dtype)
+    def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
+        """Return the model input, without batch dimension, for *image* (H, W, 3) uint8 RGB."""
+        return self.preparation.prepare(image)
 
     def infer(self, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[Any]]:
         """Return the graph's outputs for *batch* (N, ...); a graph of fixed batch size is called repeatedly.

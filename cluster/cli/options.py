@@ -92,6 +92,14 @@ JOB_OPTIONS: tuple[Decorator, ...] = (
         help="What decodes: the CPU, NVIDIA's nvImageCodec on a GPU, or that one where it can be used.",
     ),
     click.option(
+        "--decode-actors",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="So many processes on nodes without an accelerator decode for the workers; pixels then cross the network.",
+    ),
+    click.option(
         "--worker-memory",
         type=click.IntRange(min=1),
         default=1024,

@@ -5,17 +5,17 @@ The driver imports this module, too, but runs no model: what a worker needs is l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from cluster.lean import without_pandas
-from cluster.models import JobModel
 from cluster.pool.base import run_task
+from cluster.pool.decode_actors import DecodeActors
 from cluster.pool.seats import NEEDS, Seat
-from cluster.pool.shipping import Package, unpack
+from cluster.pool.shipment import Shipment
 from cluster.pool.tasks import Failure, Outcome, Task
 from cluster.worker.memory import keep_memory_low
 from cluster.worker.spec import WorkerSpec
@@ -24,36 +24,7 @@ from runtime.providers import ALIASES
 if TYPE_CHECKING:
     from cluster.worker.shard_worker import ShardWorker
 
-__all__ = ["BatchWorker", "Shipment"]
-
-
-@dataclass(frozen=True, slots=True)
-class Shipment:
-    """A model of the job on its way to a worker.
-
-    Attributes:
-        package: Of its artifact.
-        prefix: Of the names of its columns.
-        contents: The reference of the package's files, so that Ray does not bring them unasked; nothing where every
-            worker sees the directory.
-    """
-
-    package: Package
-    prefix: str
-    contents: tuple[Any, ...]
-
-    def open(self) -> JobModel:
-        """Return the model, on this machine's disk and verified.
-
-        Raises:
-            ArtifactError: A file is not the one that the manifest pins.
-        """
-
-        def fetch() -> Mapping[str, bytes]:
-            fetched: Mapping[str, bytes] = ray.get(self.contents[0]) if self.contents else {}
-            return fetched
-
-        return JobModel(artifact=unpack(self.package, fetch), prefix=self.prefix)
+__all__ = ["BatchWorker"]
 
 
 class BatchWorker:
@@ -64,13 +35,16 @@ class BatchWorker:
         keep_memory_low()
         self._worker: ShardWorker | None = None
 
-    def start(self, shipments: Sequence[Shipment], spec: WorkerSpec, seat: Seat) -> dict[str, str] | Failure:
+    def start(
+        self, shipments: Sequence[Shipment], spec: WorkerSpec, seat: Seat, decoders: Sequence[Any]
+    ) -> dict[str, str] | Failure:
         """Build the worker of the models in *shipments*, which proves them; return what it runs on, or why not."""
         from cluster.worker.shard_worker import ShardWorker
 
         try:
             models = [shipment.open() for shipment in shipments]
-            worker = ShardWorker(models, replace(spec, provider=seat.provider), seat.threads)
+            others = DecodeActors(decoders) if decoders else None
+            worker = ShardWorker(models, replace(spec, provider=seat.provider), seat.threads, others)
         except Exception as error:  # noqa: BLE001 - it is reported, and the driver decides
             return Failure.of(error)
         if NEEDS[seat.kind] and worker.ran_on["provider"] == ALIASES["cpu"]:

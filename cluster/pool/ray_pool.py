@@ -1,7 +1,8 @@
 """The pool whose workers are Ray actors, on this machine or on a cluster.
 
 Rules:
-    * Only descriptors travel through Ray: tasks go out, commits come back; pixels never do.
+    * Only descriptors travel through Ray: tasks go out, commits come back. Pixels do only where decode actors were
+      asked for (`cluster.pool.decode_actors`).
     * `cluster.pool.seats.seats` says who sits where; this module makes it so, again and again: an actor
       that died is replaced, a node that joins gets its actors, one that is lost is forgotten.
     * An actor reserves the cores that its threads use. If the cluster cannot place all actors, those
@@ -39,8 +40,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
 from cluster.models import JobModel
-from cluster.pool.actor import BatchWorker, Shipment
+from cluster.pool.actor import BatchWorker
+from cluster.pool.decode_actors import Crew
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
+from cluster.pool.shipment import Shipment
 from cluster.pool.shipping import contents, pack
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.spec import WorkerSpec
@@ -151,6 +154,7 @@ class RayPool:
         arrange: Arrange,
         *,
         shared: bool = False,
+        decoders: int = 0,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
         """Begin to start the actors whose seats *arrange* gives.
@@ -160,7 +164,11 @@ class RayPool:
             spec: What workers must know.
             arrange: Says who sits where.
             shared: Whether every worker sees this machine's disk, so that the models need not travel.
+            decoders: Actors that decode for the others; started before them.
             start_timeout: Seconds until the first actor must be ready.
+
+        Raises:
+            PoolError: There is no node for a decoder.
         """
         packages = [pack(model.artifact) for model in models]
         shipments = [
@@ -168,6 +176,7 @@ class RayPool:
             for package, model in zip(packages, models, strict=True)
         ]
         self._call = (shipments, spec)
+        self._crew = Crew(cluster_nodes(), decoders, shipments, spec) if decoders else None
         self._arrange = arrange
         self._start_timeout = start_timeout
         self._deadline = time.monotonic() + start_timeout
@@ -178,7 +187,7 @@ class RayPool:
         self._outcomes: list[Outcome] = []
         self._actors: list[_Actor] = []
         self._most = 0
-        self.remarks: list[str] = []
+        self.remarks: list[str] = list(self._crew.remarks) if self._crew else []
         self._arranged = self._fill_seats()
         unbound = [actor.seat.resources for actor in self._actors if actor.seat.node is None]
         self._asked = bool(unbound)
@@ -187,7 +196,8 @@ class RayPool:
 
     def _fill_seats(self) -> float:
         """Start an actor for each empty seat; return the time."""
-        wanted = Counter(self._arrange(cluster_nodes(), self._refused))
+        nodes = cluster_nodes()
+        wanted = Counter(self._arrange(self._crew.left(nodes) if self._crew else nodes, self._refused))
         taken = Counter(actor.seat for actor in self._actors)
         for seat in (wanted - taken).elements():
             self._spawn(seat)
@@ -208,7 +218,8 @@ class RayPool:
             concurrency_groups={"tasks": SLOTS, "watch": 1},
         )(BatchWorker)
         handle = actor_class.remote()
-        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat)))
+        decoders = self._crew.handles if self._crew else []
+        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, decoders)))
 
     def offer(self, task: Task) -> bool:
         """Give *task* to the least busy actor that has room; not on a node that it avoids, if another has actors."""
@@ -362,6 +373,8 @@ class RayPool:
             with suppress(RayError):
                 ray.kill(actor.handle)
         self._actors.clear()
+        if self._crew:
+            self._crew.close()
 
 
 def _request(bundles: list[dict[str, float]]) -> None:

@@ -14,7 +14,10 @@ from runtime.terminal import table
 
 __all__ = ["Summary", "Tally"]
 
-RAN_ON = ("variant", "provider", "onnxruntime", "batch", "graph", "host_memory", "decoder", "fallback")
+RAN_ON = (
+    *("variant", "provider", "onnxruntime"),
+    *("batch", "graph", "host_memory", "decoder", "decode_actors", "fallback"),
+)
 """Of `Commit.ran_on`, what tells runs apart."""
 
 

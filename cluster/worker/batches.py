@@ -1,7 +1,7 @@
 """How batches are put together before the session, and how many of them are in it.
 
 Rules:
-    * The pictures of a batch are written where the session likes to have them (`Predictor.empty_batch`), each by the
+    * The pictures of a batch are written where the session likes to have them (`Preparation.memory`), each by the
       thread that decoded it: nothing is stacked afterwards.
     * Until the batch size is settled, one batch of a worker is in the session at a time: what two take says nothing
       of either. (A worker that stands for several always has as many as it stands for.)
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cluster.worker.pipeline import map_ahead
 from runtime.errors import ModelError
-from runtime.predictor import Predictor
+from runtime.preparation import Preparation
 
 __all__ = ["Filling", "Turns"]
 
@@ -33,12 +33,12 @@ class Filling:
     """A batch that is being put together, by one thread.
 
     Args:
-        predictor: Prepares the pictures.
+        preparation: Prepares the pictures.
         most: How many there will be at most.
     """
 
-    def __init__(self, predictor: Predictor, most: int) -> None:
-        self._predictor = predictor
+    def __init__(self, preparation: Preparation, most: int) -> None:
+        self._preparation = preparation
         self._most = most
         self._room: npt.NDArray[np.generic] | None = None
         self._count = 0
@@ -51,14 +51,14 @@ class Filling:
             ModelError: It becomes an input of another size than those before.
         """
         if self._room is None:  # only now is it known how large an input is, where the manifest names no size
-            first = self._predictor.prepare(picture)
-            self._room = self._predictor.empty_batch(self._most, first)
+            first = self._preparation.prepare(picture)
+            self._room = self._preparation.empty_batch(self._most, first)
             self._room[0] = first
         else:
             try:
-                self._predictor.prepare(picture, self._room[self._count])
+                self._preparation.prepare(picture, self._room[self._count])
             except ModelError as error:
-                raise ModelError(f"{self._predictor.artifact.manifest.reference}: {error}") from None
+                raise ModelError(f"{self._preparation.reference}: {error}") from None
         self._count += 1
 
     def cut(self, rows: int) -> None:

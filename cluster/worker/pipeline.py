@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import TypeVar
@@ -30,6 +30,12 @@ class StageClock:
         self._seconds = dict.fromkeys(stages, 0.0)
         self._lock = threading.Lock()
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count *seconds* by stage, that passed elsewhere."""
+        with self._lock:
+            for stage, spent in seconds.items():
+                self._seconds[stage] += spent
+
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Count the time spent inside for *stage*."""
@@ -37,9 +43,7 @@ class StageClock:
         try:
             yield
         finally:
-            spent = time.perf_counter() - started
-            with self._lock:
-                self._seconds[stage] += spent
+            self.add({stage: time.perf_counter() - started})
 
     def timed(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """Yield *items*; the time that each takes to come counts for *stage*."""

@@ -9,6 +9,8 @@ Rules:
     * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
       smaller where its images are so large that `cluster.worker.spec.WorkerSpec.memory` would not do.
     * A row that holds no usable image goes to quarantine; any other error fails the shard, whole.
+    * Other processes may read and decode for it (`cluster.worker.elsewhere`). What they leave undone it does itself,
+      and all that is probed: what rows do to a process they must do to this one.
     * Rows that are known to kill processes are spared: they go to quarantine, and nobody looks at them.
 """
 
@@ -19,32 +21,30 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.dispatch.crashes import Part, pieces
+from cluster.dispatch.crashes import Part
 from cluster.errors import CommitLostError, StoppedError
-from cluster.input.blocks import Block, BlockLimits, Image
-from cluster.input.readers import READERS, shard_blocks
+from cluster.input.blocks import Block, BlockLimits
 from cluster.models import JobModel, joined
-from cluster.output.commit import Attempt, BadRow, OutputDirectory
+from cluster.output.commit import Attempt, OutputDirectory
 from cluster.output.records import Commit
 from cluster.output.schema import answer_columns, output_schema
 from cluster.plan import Shard
-from cluster.worker.batches import Filling, Turns
+from cluster.worker.batches import Turns
 from cluster.worker.decoders import chosen_decoder
+from cluster.worker.elsewhere import Decoders, Elsewhere, requests
 from cluster.worker.model import RunningModel
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
+from cluster.worker.preparing import Prepared, Preparer, Rows
 from cluster.worker.spec import BUFFERED, Threads, WorkerSpec
 from cluster.worker.tuning import FIRST, LADDER, Tuner
-from runtime.errors import ImageError
-from runtime.images import Decoded
+from runtime.preparation import Preparation
 
 __all__ = ["STAGES", "ShardWorker"]
 
@@ -52,51 +52,32 @@ STAGES = ("read", "decode", "infer", "write")
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A block whose good rows are ready for the models."""
-
-    inputs: list[npt.NDArray[np.generic]]  # of each model, (n, ...); none if no row is good
-    sizes: list[tuple[int, int]]  # (height, width) of the n upright originals
-    columns: list[pa.Array]  # kept columns and source of the n rows
-    decoders: Counter[str]  # how many of the n images each decoder read
-    bad: list[BadRow]
-    filtered: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows of the input these are, the bad and the filtered ones too."""
-        return len(self.sizes) + len(self.bad) + self.filtered
-
-
-@dataclass(frozen=True, slots=True)
 class _Inferred:
-    prepared: _Prepared
+    prepared: Prepared
     columns: list[
         pa.Array
     ]  # what the models said of the n rows; masks are encoded already, which is a small part of them
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """What is to be read: *part* of *shard* but for the rows that are *spared*, in blocks of a *share* of the size."""
-
-    shard: Shard
-    part: Part
-    spared: frozenset[int]
-    share: int
-
-
 class ShardWorker:
     """Run the models of a job over shards, on proven execution providers; `run` may be called by several threads."""
 
-    def __init__(self, models: Sequence[JobModel], spec: WorkerSpec, threads: Threads) -> None:
+    def __init__(
+        self, models: Sequence[JobModel], spec: WorkerSpec, threads: Threads, decoders: Decoders | None = None
+    ) -> None:
         """Prove the providers and build the sessions.
+
+        Args:
+            models: That answer.
+            spec: What to do with them.
+            threads: How to use the cores.
+            decoders: Other processes that read and decode; ``None``: this one does.
 
         Raises:
             ProviderError: Nothing passed the proof here, or the decoder that was asked for cannot be used.
             ModelError: A model does not fit its manifest.
         """
-        self._decoder, self._decoder_remark = chosen_decoder(spec.decoder)
+        decoder, self._decoder_remark = chosen_decoder(spec.decoder)
         if spec.threads is not None:
             session, decode = spec.threads
             threads = replace(threads, session=session, decode=decode * threads.infer)
@@ -104,7 +85,8 @@ class ShardWorker:
         self._spec = spec
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
-        self._readers = {name: make(spec.columns, spec.fetch) for name, make in READERS.items()}
+        self._preparer = Preparer(spec, self._preparations, decoder)
+        self._elsewhere = None if decoders is None else Elsewhere(decoders)
         self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
         self._tuner = self._new_tuner()
         if self._tuner.settled:
@@ -117,20 +99,28 @@ class ShardWorker:
             joined([model.metadata for model in self._models])
         )
 
+    def _preparations(self) -> list[Preparation]:
+        """Return what brings pictures to the models' inputs; asked for each batch, since sessions may be replaced."""
+        return [model.predictor.preparation for model in self._models]
+
     @property
     def ran_on(self) -> dict[str, str]:
         """What this worker runs: variant, execution provider, ONNX Runtime version, host and process.
 
-        A graph of fixed batch size has an entry ``batch`` besides: that size, and whether it is looped; a device with
-        memory of its own ``graph``, whether it is captured, and ``host_memory``, how batches lie before they are copied
-        there. There is ``decoder``, if one that uses a GPU was wished for in vain: why; and
-        ``fallback``, if this machine would have preferred another provider: why it is not that one.
+        Where there is something to say of it: ``batch``, the only size that the graph takes, and whether it is looped;
+        ``graph``, whether a device's graph is captured, and ``host_memory``, how batches lie before they are copied to
+        the device; ``decoder``, why the one that was wished for is not used; ``decode_actors``, how many other
+        processes decode for it; ``fallback``, why it is not the provider that this machine would have preferred.
         What differs between several models stands one after the other.
         """
         size = self._tuner.size
+        remarks = {
+            "decoder": self._decoder_remark,
+            "decode_actors": None if self._elsewhere is None else f"{self._elsewhere.count} decode actors",
+        }
         return {
             **joined([model.ran_on(size) for model in self._models]),
-            **({"decoder": self._decoder_remark} if self._decoder_remark else {}),
+            **{name: remark for name, remark in remarks.items() if remark is not None},
             "settings": f"batches of {size}, {self._threads}",
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
@@ -163,16 +153,17 @@ class ShardWorker:
             InputError: The file is damaged.
             ModelError: Inference failed, or the pictures become inputs of different sizes.
             OSError: The output cannot be written.
-            PartitionError: The column to partition by has too many values.
             StoppedError: `stop` was called.
         """
         if self._output.commit_of(shard.id) is not None:
             raise CommitLostError(f"shard {shard} is committed already")
         clock = StageClock(*STAGES)
         filtered, decoders = 0, Counter[str]()
-        rows = _Rows(shard, (0, shard.rows), spared, share)
-        begun = self._output.attempt(shard, self._schema, self._spec.partitioning)
-        with begun as attempt, closing(self._inferred(rows, clock)) as inferred:
+        rows = Rows(shard, (0, shard.rows), spared, share)
+        with (
+            self._output.attempt(shard, self._schema, self._spec.partitioning) as attempt,
+            closing(self._inferred(rows, clock, self._elsewhere)) as inferred,
+        ):
             for item in inferred:
                 with clock.measure("write"), _naming(self._output.store.staging):
                     self._write(attempt, item)
@@ -189,17 +180,17 @@ class ShardWorker:
         Raises:
             VedetteError: As `run`.
         """
-        rows = _Rows(shard, part, spared, share)
-        with closing(self._inferred(rows, StageClock(*STAGES))) as inferred:
+        rows = Rows(shard, part, spared, share)
+        with closing(self._inferred(rows, StageClock(*STAGES), None)) as inferred:
             for _ in inferred:
                 pass
 
-    def _inferred(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+    def _inferred(self, rows: Rows, clock: StageClock, elsewhere: Elsewhere | None) -> Generator[_Inferred, None, None]:
         """Yield *rows*, inferred, and count them as progress once they were taken."""
         shard = rows.shard
         self._progress[shard.id] = 0
         try:
-            with closing(self._pipeline(rows, clock)) as inferred:
+            with closing(self._pipeline(rows, clock, elsewhere)) as inferred:
                 for item in inferred:
                     if self._stopped.is_set():
                         raise StoppedError(f"shard {shard} was given up")
@@ -208,65 +199,39 @@ class ShardWorker:
         finally:
             del self._progress[shard.id]
 
-    def _pipeline(self, rows: _Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+    def _pipeline(self, rows: Rows, clock: StageClock, elsewhere: Elsewhere | None) -> Generator[_Inferred, None, None]:
         """Yield *rows*, inferred; each stage works ahead of the next."""
-        blocks = prefetch(clock.timed("read", self._blocks(rows)), BUFFERED, "read")
+        if elsewhere is None:
+            prepared = self._prepared(rows, clock)
+        else:
+            variants = tuple(model.predictor.variant.id for model in self._models)
+            asked = requests(rows, self._limits(rows), lambda: self._size(rows), variants)
+            prepared = elsewhere.prepared(asked, lambda part: self._prepared(part, clock), self._preparations, clock)
+        return prefetch(self._infer_all(prefetch(prepared, BUFFERED, "decode"), clock), BUFFERED, "infer")
 
-        def prepare(one: tuple[Block, bool]) -> _Prepared:
+    def _prepared(self, rows: Rows, clock: StageClock) -> Iterator[Prepared]:
+        """Yield *rows*, read and decoded by threads of this process."""
+        blocks = self._preparer.blocks(rows, self._limits(rows), lambda: self._size(rows))
+
+        def prepare(one: tuple[Block, bool]) -> Prepared:
             block, usable = one
             begun = time.perf_counter()
             with clock.measure("decode"):
-                done = self._prepare(block, self._load if usable else _spare)
+                done = self._preparer.prepare(block, usable=usable)
             self._tuner.decoded(done.rows - done.filtered, time.perf_counter() - begun)
             return done
 
-        prepared = prefetch(map_ahead(prepare, blocks, self._executor, self._threads.decode), BUFFERED, "decode")
-        return prefetch(self._infer_all(prepared, clock), BUFFERED, "infer")
+        read = prefetch(clock.timed("read", blocks), BUFFERED, "read")
+        return map_ahead(prepare, read, self._executor, self._threads.decode)
 
-    def _blocks(self, rows: _Rows) -> Iterator[tuple[Block, bool]]:
-        """Yield *rows* in blocks, each with whether its images may be looked at."""
-        limits = self._limits(max(1, max(LADDER) // rows.share))
+    def _size(self, rows: Rows) -> int:
+        """Return how many rows the next batch of *rows* shall have."""
+        return max(1, self._tuner.next_size() // rows.share)
 
-        def wanted() -> int:
-            return max(1, self._tuner.next_size() // rows.share)
-
-        for part, usable in pieces(rows.part, rows.spared):
-            for block in shard_blocks(self._readers, rows.shard.part(*part), limits, wanted):
-                yield block, usable
-
-    def _prepare(self, block: Block, load: Callable[[Image], Sequence[Decoded]]) -> _Prepared:
-        """*load* the images of *block* and bring them to the models' inputs; bad ones are told apart."""
-        good: list[int] = []
-        fillings = [Filling(model.predictor, len(block.images)) for model in self._models]
-        sizes, bad = [], []
-        decoders = Counter[str]()
-        for index, image in enumerate(block.images):
-            try:
-                pictures = load(image)
-                for filling, picture in zip(fillings, pictures, strict=True):
-                    filling.add(picture.pixels)
-            except ImageError as error:
-                for filling in fillings:
-                    filling.cut(len(good))
-                bad.append(BadRow(block.source_files[index], block.source_rows[index], error.reason, error.detail))
-                continue
-            good.append(index)
-            sizes.append(pictures[0].size)
-            decoders[pictures[0].decoder] += 1
-        kept = block.kept.take(pa.array(good, pa.int64())) if bad else block.kept
-        # As columns, because a table without any column forgets how many rows it has.
-        columns = [
-            *kept.columns,
-            pa.array([block.source_files[i] for i in good], pa.string()),
-            pa.array([block.source_rows[i] for i in good], pa.int64()),
-        ]
-        batches = [batch for filling in fillings if good and (batch := filling.batch) is not None]
-        return _Prepared(batches, sizes, columns, decoders, bad, block.filtered)
-
-    def _infer_all(self, items: Generator[_Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
+    def _infer_all(self, items: Generator[Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
         return self._turns.map(lambda item: _Inferred(item, self._infer(item, clock)), items)
 
-    def _infer(self, item: _Prepared, clock: StageClock) -> list[pa.Array]:
+    def _infer(self, item: Prepared, clock: StageClock) -> list[pa.Array]:
         """Return the columns that the models' predictions for *item* become; none if no row is good."""
         if not item.inputs:
             return []
@@ -283,17 +248,21 @@ class ShardWorker:
             answers = zip(self._models, outputs, strict=True)
             return [column for model, output in answers for column in model.columns(output, item.sizes)]
 
-    def _limits(self, rows: int) -> BlockLimits:
-        """Return how big batches of *rows* at most may be."""
+    def _limits(self, rows: Rows | None = None) -> BlockLimits:
+        """Return how big batches, of *rows*, may be."""
+        threads = self._threads
+        if self._elsewhere is not None:
+            threads = replace(threads, decode=threads.decode + self._elsewhere.batches)
+        most = max(LADDER) if rows is None else max(1, max(LADDER) // rows.share)
         row_bytes = sum(model.input_bytes for model in self._models)
-        return BlockLimits.within(self._spec.memory, self._threads.batches, row_bytes, rows)
+        return BlockLimits.within(self._spec.memory, threads.batches, row_bytes, most)
 
     def _new_tuner(self) -> Tuner:
         """Return what decides on the batch size: nothing is left to decide if it was given, or a graph has one."""
         sizes = (self._spec.batch_size, *(model.predictor.fixed_batch for model in self._models))
         if fixed := next(filter(None, sizes), None):
             return Tuner((fixed,), fixed)
-        ladder = [size for size in LADDER if size <= self._limits(max(LADDER)).rows]
+        ladder = [size for size in LADDER if size <= self._limits().rows]
         return Tuner(ladder, min(FIRST[all(model.on_cores for model in self._models)], ladder[-1]))
 
     def _capture(self, *, any_variant: bool = False) -> None:
@@ -318,22 +287,6 @@ class ShardWorker:
         attempt.quarantine(item.prepared.bad)
         if item.columns:
             attempt.write(pa.table([*item.prepared.columns, *item.columns], schema=self._schema))
-
-    def _load(self, image: Image) -> list[Decoded]:
-        """Return *image* for each model, decoded once for all that have one background."""
-        if image is None:
-            raise ImageError("missing", "the image is null")
-        if isinstance(image, ImageError):
-            raise image
-        seen: dict[tuple[int, int, int], Decoded] = {}
-        for model in self._models:
-            if model.background not in seen:
-                seen[model.background] = model.predictor.load(image, decoder=self._decoder)
-        return [seen[model.background] for model in self._models]
-
-
-def _spare(_image: Image) -> Sequence[Decoded]:
-    raise ImageError("crashed_worker", "the process that decodes or infers this row dies")
 
 
 @contextmanager

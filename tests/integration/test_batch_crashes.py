@@ -29,10 +29,9 @@ from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
-from cluster.job import BatchOptions, plan_job
+from cluster.planning import BatchOptions, plan_job
 from cluster.pool.ray_pool import RayPool, ray_session
 from cluster.pool.seats import seats
-from cluster.pool.shipping import pack
 from cluster.pool.tasks import Kind, Task
 from runtime.proof import prove_isolated
 
@@ -150,10 +149,10 @@ class Unreadable:
 
 def test_a_worker_that_cannot_read_its_task_says_so_and_lives(cluster, model, tmp_path):
     rows = write_deadly_rows(tmp_path / "in.parquet", 20, {})
-    job = plan_job(BatchOptions(model=str(model), input=str(rows), output=str(tmp_path / "out"), provider="cpu"))
+    job = plan_job(BatchOptions(models=(str(model),), input=str(rows), output=str(tmp_path / "out"), provider="cpu"))
     job.output.claim(job.record)
     with ray_session(cluster.address, 1):
-        pool = RayPool(pack(job.artifact), job.spec, lambda nodes, refused: seats(nodes, {"cpu": 1}, "cpu", 1, refused))
+        pool = RayPool(job.models, job.spec, lambda nodes, refused: seats(nodes, {"cpu": 1}, "cpu", 1, refused))
         try:
             outcomes = []
             for task in (Task(number=0, shard=Unreadable()), Task(number=1, shard=job.shards[0])):

@@ -20,7 +20,7 @@ from task_models import SIDE, write_task_artifact
 
 from cluster import run_batch
 from cluster.evaluation import Evaluation
-from cluster.job import BatchOptions
+from cluster.planning import BatchOptions
 from controller.lifecycle.evaluation.evaluate import evaluate
 from runtime.artifact import Artifact
 from runtime.datasets import open_dataset
@@ -41,7 +41,7 @@ NANO = Preprocess(color="BGR", resize=Resize(mode="letterbox", size=(416, 416), 
 def judged(artifact: Artifact, data: Path, column: str, out: Path, **more: Any) -> Evaluation:
     """Run *artifact* over *data* as a batch job in two files, and return its evaluation."""
     options = BatchOptions(
-        model=str(artifact.root),
+        models=(str(artifact.root),),
         input=str(data),
         output=str(out),
         evaluate=column,

@@ -26,8 +26,8 @@ from s3_server import BUCKET, Proxy, first, seeded
 
 from cluster import BatchOptions, read_output, run_batch
 from cluster.errors import InputChangedError, OutputError, ShardError, StorageError
-from cluster.job import plan_job
 from cluster.output.commit import OutputDirectory
+from cluster.planning import plan_job
 from cluster.storage import Store, open_store
 from cluster.storage.fetch import Fetcher, FetchLimits
 from cluster.worker.shard_worker import ShardWorker
@@ -60,7 +60,7 @@ def model(tmp_path: Path) -> Path:
 def options(model: Path, place: str) -> Callable[..., BatchOptions]:
     def make(**changes) -> BatchOptions:
         given = {
-            "model": str(model),
+            "models": (str(model),),
             "input": f"{place}/in",
             "output": f"{place}/out",
             "local": True,
@@ -165,7 +165,7 @@ def test_images_of_which_no_row_matches_the_filter_are_not_read(options, tmp_pat
     job = plan_job(options(filter="number < 0", shard_rows=60))
     job.output.claim(job.record)
     proxy.seen.clear()
-    assert ShardWorker(job.artifact, job.spec, Threads()).run(job.shards[0]).filtered == 60
+    assert ShardWorker(job.models, job.spec, Threads()).run(job.shards[0]).filtered == 60
     assert proxy.count("GET", "in.parquet") == 2  # the footer, and the numbers
 
 
@@ -187,7 +187,7 @@ def test_an_object_that_changes_after_the_plan_is_an_error(options, tmp_path, pl
     job = plan_job(options())
     job.output.claim(job.record)
     store.put("0.parquet", write_rows(tmp_path / "other.parquet", 100, first=5).read_bytes())
-    worker = ShardWorker(job.artifact, job.spec, Threads())
+    worker = ShardWorker(job.models, job.spec, Threads())
     with pytest.raises(InputChangedError, match=r"0\.parquet changed after the job was planned"):
         worker.run(job.shards[0])
     assert worker.run(job.shards[-1]).rows
@@ -268,7 +268,7 @@ def test_images_are_fetched_at_a_time_within_the_limit(options, place, proxy):
     proxy.seen.clear()
     proxy.most_at_a_time = 0
     proxy.plan = seeded(1, 0.1, ("500", "503", "cut"))
-    assert ShardWorker(job.artifact, job.spec, Threads()).run(job.shards[0]).data.rows == 60
+    assert ShardWorker(job.models, job.spec, Threads()).run(job.shards[0]).data.rows == 60
     assert 3 <= proxy.most_at_a_time <= 5
 
 

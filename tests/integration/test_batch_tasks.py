@@ -15,7 +15,7 @@ from artifact_of import artifact_of
 from PIL import Image
 
 from cluster import read_output, run_batch
-from cluster.job import BatchOptions
+from cluster.planning import BatchOptions
 from runtime.artifact import Artifact
 from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.images import read
@@ -72,7 +72,7 @@ def test_a_batch_job_says_what_the_predictor_says(name: str, photographs, test_d
         {"fp32": test_data(f"models/{file}")}, tmp_path / "artifact", preprocess, postprocess, task=task
     )
     options = BatchOptions(
-        model=str(artifact.root),
+        models=(str(artifact.root),),
         input=str(tmp_path / "photographs.parquet"),
         output=str(tmp_path / "answers"),
         keep=("number",),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from color_model import write_artifact
 
-from cluster.job import BatchOptions
+from cluster.planning import BatchOptions
 from runtime.artifact import Artifact
 from runtime.proof import prove_isolated
 
@@ -44,7 +44,7 @@ def options(artifact: Artifact, tmp_path: Path) -> Callable[..., BatchOptions]:
 
     def make(**changes) -> BatchOptions:
         given = {
-            "model": str(artifact.root),
+            "models": (str(artifact.root),),
             "input": str(tmp_path / "in.parquet"),
             "output": str(tmp_path / "out"),
             "local": True,

@@ -31,7 +31,7 @@ from cluster.errors import (
 )
 from cluster.estimate import dry_run
 from cluster.input.sampling import Sample
-from cluster.job import plan_job
+from cluster.planning import plan_job
 from cluster.pool.tasks import Failure, Kind
 from cluster.worker.shard_worker import ShardWorker
 from runtime.errors import DatasetError, ModelError, ModelNotFoundError, UsageError

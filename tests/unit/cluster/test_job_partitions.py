@@ -19,9 +19,9 @@ from color_model import LABELS, picture, write_rows
 from cluster import read_output, run_batch
 from cluster.cli import batch
 from cluster.errors import OtherJobError, PartitionError, SchemaError, ShardError
-from cluster.job import plan_job
 from cluster.output.commit import OutputDirectory
 from cluster.output.partitions import NULL
+from cluster.planning import plan_job
 
 SITES = ("lab", "Werk 3/Süd", "50%", "a=b", "lab", None)  # of rows 0, 1, 2, ...; and so on
 ROWS, BAD = 60, {13: b"no image"}

@@ -7,13 +7,13 @@ from dataclasses import fields
 import click
 
 from cluster.cli.options import job_options
-from cluster.job import BatchOptions
+from cluster.planning import BatchOptions
 
 
 def test_defaults_are_those_of_the_library() -> None:
     given = ["--model", "m", "--input", "i", "--output", "o"]
     said = click.command()(job_options(lambda **options: options)).main(given, standalone_mode=False)
     said = {name.rstrip("_"): value for name, value in said.items()}
-    library = BatchOptions(model="m", input="i", output="o")
+    library = BatchOptions(models=("m",), input="i", output="o")
     assert said.keys() <= {field.name for field in fields(library)}
     assert said == {name: getattr(library, name) for name in said}

@@ -14,7 +14,7 @@ import pytest
 from color_model import write_rows
 
 from cluster.errors import PoolError
-from cluster.job import Job, plan_job
+from cluster.planning import Job, plan_job
 from cluster.pool.apart import ApartPool, marker_of, marking
 from cluster.pool.tasks import Kind, Outcome, Task
 from cluster.worker.spec import Threads

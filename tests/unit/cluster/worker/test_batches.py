@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from color_model import picture, write_rows
 
-from cluster.job import plan_job
+from cluster.planning import plan_job
 from cluster.worker.batches import Filling, Turns
 from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import Threads
@@ -21,7 +21,7 @@ from runtime import hostmemory
 from runtime import session as session_module
 from runtime.errors import ImageError, ModelError
 from runtime.hostmemory import HostMemory
-from runtime.predictor import Predictor
+from runtime.preparation import Preparation
 from runtime.providers import find
 
 PATIENCE = 10  # seconds
@@ -56,7 +56,7 @@ def test_a_device_of_its_own_memory_gives_the_rows_of_any_other(options, tmp_pat
     for name in ("plain", "device"):
         job = plan_job(options(keep=("number",), batch_size=None, shard_rows=500, output=str(tmp_path / name)))
         job.output.claim(job.record)
-        worker = ShardWorker(job.artifact, job.spec, Threads(decode=2))
+        worker = ShardWorker(job.models, job.spec, Threads(decode=2))
         commits = [worker.run(shard) for shard in job.shards]
         paths = [Path(job.output.uri) / commit.data.path for commit in commits]
         found.append([row for path in paths for row in pq.read_table(path).to_pylist()])
@@ -131,22 +131,22 @@ def test_an_error_of_a_batch_comes_where_its_answer_would_have():
 
 
 def test_a_filling_is_what_stacking_gives_and_a_picture_that_is_refused_leaves_no_gap(artifact, monkeypatch):
-    predictor = Predictor(artifact, provider="cpu")
-    pictures = [predictor.load(picture(number % 3, 100 + number)).pixels for number in range(4)]
-    filling = Filling(predictor, 6)
+    preparation = Preparation.of(artifact.manifest, "fp32")
+    pictures = [preparation.load(picture(number % 3, 100 + number)).pixels for number in range(4)]
+    filling = Filling(preparation, 6)
     assert filling.batch is None
-    real = Predictor.prepare
+    real = Preparation.prepare
 
     def refusing(self, image, out=None):
         if image is pictures[2]:
             raise ImageError("too_large", "it grew")
         return real(self, image, out)
 
-    monkeypatch.setattr(Predictor, "prepare", refusing)
+    monkeypatch.setattr(Preparation, "prepare", refusing)
     for one in pictures:
         try:
             filling.add(one)
         except ImageError:
             assert one is pictures[2]
-    expected = np.stack([real(predictor, one) for one in (pictures[0], pictures[1], pictures[3])])
+    expected = np.stack([real(preparation, one) for one in (pictures[0], pictures[1], pictures[3])])
     np.testing.assert_array_equal(filling.batch, expected)

@@ -12,8 +12,8 @@ from color_model import LABELS
 from picture_files import encoded
 
 from cluster.cli.options import job_options
-from cluster.job import plan_job
 from cluster.output.commit import OutputDirectory
+from cluster.planning import plan_job
 from cluster.worker.decoders import AUTO, CPU, chosen_decoder
 from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import Threads
@@ -83,7 +83,7 @@ def test_the_commit_counts_what_decoded_and_bad_rows_keep_their_reason(there, op
         job = plan_job(options(keep=("number",), decoder=name, output=str(tmp_path / name)))
         output: OutputDirectory = job.output
         output.claim(job.record)
-        commit = ShardWorker(job.artifact, job.spec, Threads()).run(job.shards[0])
+        commit = ShardWorker(job.models, job.spec, Threads()).run(job.shards[0])
         rows = pq.read_table(Path(output.uri) / commit.data.path).to_pylist()
         found[name] = ([(row["number"], row["label"], row["score"]) for row in rows], commit.reasons, commit.decoders)
     assert found["cpu"][:2] == found["nvimagecodec"][:2]

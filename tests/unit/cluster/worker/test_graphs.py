@@ -11,8 +11,8 @@ import pytest
 from color_model import color_artifact, write_artifact, write_rows
 from gpu_double import Gpu
 
-from cluster.job import Job, plan_job
 from cluster.output.records import Commit
+from cluster.planning import Job, plan_job
 from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import Threads
 from cluster.worker.tuning import LADDER
@@ -35,7 +35,7 @@ def captured_options(size: int) -> SessionOptions:
 
 def run(job: Job) -> tuple[ShardWorker, list[Commit]]:
     job.output.claim(job.record)
-    worker = ShardWorker(job.artifact, job.spec, Threads(decode=2))
+    worker = ShardWorker(job.models, job.spec, Threads(decode=2))
     return worker, [worker.run(shard) for shard in job.shards]
 
 
@@ -120,7 +120,7 @@ def halves(tmp_path: Path, home: Path) -> Artifact:
 def test_the_variant_is_the_one_that_is_fastest_with_whole_batches(
     gpu, halves, tmp_path, whole_batches: float, runs: str
 ):
-    from cluster.job import BatchOptions
+    from cluster.planning import BatchOptions
 
     write_rows(tmp_path / "in.parquet", ROWS)
     for variant, one, sixteen in (("fp32", 1.0, 4.0), ("fp16", 1.1, whole_batches)):
@@ -128,7 +128,7 @@ def test_the_variant_is_the_one_that_is_fastest_with_whole_batches(
         gpu.prove(halves, variant, "cuda", captured_options(16), sixteen)
     job = plan_job(
         BatchOptions(
-            model=str(halves.root),
+            models=(str(halves.root),),
             input=str(tmp_path / "in.parquet"),
             output=str(tmp_path / "out"),
             local=True,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import CommitLostError, InputChangedError, StoppedError
 from cluster.input.blocks import BlockLimits
-from cluster.job import Job, plan_job
 from cluster.output.commit import OutputDirectory
+from cluster.planning import Job, plan_job
 from cluster.pool.base import LocalPool, run_task
 from cluster.pool.tasks import Task
 from cluster.worker.shard_worker import STAGES, ShardWorker
@@ -36,7 +36,7 @@ def job(options, tmp_path: Path) -> Job:
 
 
 def make_worker(job: Job, threads: Threads | None = None) -> ShardWorker:
-    return ShardWorker(job.artifact, job.spec, threads or Threads(decode=2))
+    return ShardWorker(job.models, job.spec, threads or Threads(decode=2))
 
 
 def tasks_of(job: Job) -> list[Task]:
@@ -120,7 +120,7 @@ def test_all_batches_in_buffers_fit_into_the_memory_unless_they_are_single_rows(
 def test_the_file_says_which_model_made_it(job):
     commit = make_worker(job).run(job.shards[0])
     metadata = pq.read_schema(Path(job.output.uri) / commit.data.path).metadata
-    assert metadata[b"vedette.manifest_sha256"].decode() == job.artifact.digest
+    assert metadata[b"vedette.manifest_sha256"].decode() == job.models[0].artifact.digest
     assert metadata[b"vedette.variant"] == b"fp32"
 
 
@@ -209,8 +209,9 @@ def test_at_most_the_allowed_inferences_run_at_a_time(job, monkeypatch):
 def test_spared_rows_are_in_quarantine_without_a_look_at_them(job, monkeypatch):
     worker = make_worker(job)
     seen: list = []
-    load: Callable = worker._predictor.load
-    monkeypatch.setattr(worker._predictor, "load", lambda image: seen.append(image) or load(image))
+    preparation = worker._predictor.preparation
+    load: Callable = preparation.load
+    monkeypatch.setattr(preparation, "load", lambda image, **how: seen.append(image) or load(image, **how))
     commit = worker.run(job.shards[0], spared=frozenset({0, 5}))
     bad = rows_of(job.output, commit.quarantine.path)
     assert [row["source_row"] for row in bad if row["reason"] == "crashed_worker"] == [0, 5]
