@@ -43,8 +43,7 @@ from cluster.models import JobModel
 from cluster.pool.actor import BatchWorker
 from cluster.pool.decode_actors import Crew
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
-from cluster.pool.shipment import Shipment
-from cluster.pool.shipping import contents, pack
+from cluster.pool.shipment import ship
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.spec import WorkerSpec
 
@@ -170,11 +169,7 @@ class RayPool:
         Raises:
             PoolError: There is no node for a decoder.
         """
-        packages = [pack(model.artifact) for model in models]
-        shipments = [
-            Shipment(package, model.prefix, () if shared else (ray.put(contents(package)),))
-            for package, model in zip(packages, models, strict=True)
-        ]
+        shipments = ship(models, shared=shared)
         self._call = (shipments, spec)
         self._crew = Crew(cluster_nodes(), decoders, shipments, spec) if decoders else None
         self._arrange = arrange

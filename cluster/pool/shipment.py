@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from cluster.models import JobModel
-from cluster.pool.shipping import Package, unpack
+from cluster.pool.shipping import Package, contents, pack, unpack
 
-__all__ = ["Shipment"]
+__all__ = ["Shipment", "ship"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +41,16 @@ class Shipment:
             return fetched
 
         return JobModel(artifact=unpack(self.package, fetch), prefix=self.prefix)
+
+
+def ship(models: Sequence[JobModel], *, shared: bool = False) -> tuple[Shipment, ...]:
+    """Put *models* where actors get them from; needs a connection to Ray.
+
+    Args:
+        models: Of the job.
+        shared: Whether every actor sees this machine's disk, so that nothing need travel.
+    """
+    packages = [(pack(model.artifact), model.prefix) for model in models]
+    return tuple(
+        Shipment(package, prefix, () if shared else (ray.put(contents(package)),)) for package, prefix in packages
+    )

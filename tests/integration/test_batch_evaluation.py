@@ -52,10 +52,11 @@ def judged(artifact: Artifact, data: Path, column: str, out: Path, **more: Any) 
         **more,
     )
     summary = run_batch(options)
-    assert summary.evaluation is not None
-    assert json.loads((out / "report.json").read_bytes())["evaluation"]["metrics"] == summary.evaluation.metrics
-    assert all(note in summary.text() for note in summary.evaluation.notes)
-    return summary.evaluation
+    (found,) = summary.evaluations
+    (kept,) = json.loads((out / "report.json").read_bytes())["evaluations"]
+    assert kept["metrics"] == found.metrics
+    assert all(note in summary.text() for note in found.notes)
+    return found
 
 
 def classes_of(found: Evaluation) -> dict[str, list[float]]:

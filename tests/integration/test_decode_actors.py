@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from cluster.planning import BatchOptions, Job, plan_job
 from cluster.pool.decode_actors import Crew, DecodeActors
 from cluster.pool.ray_pool import cluster_nodes, ray_session
-from cluster.pool.shipping import pack
+from cluster.pool.shipment import ship
 from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import Threads
 from runtime.proof import prove_isolated
@@ -132,7 +132,12 @@ def test_more_actors_than_cores_are_fewer_and_the_job_says_so(batch, cluster, tm
 @pytest.fixture
 def job(model: Path, rows: Path, tmp_path: Path) -> Job:
     options = BatchOptions(
-        model=str(model), input=str(rows), output=str(tmp_path / "out"), provider="cpu", shard_rows=ROWS, batch_size=16
+        models=(str(model),),
+        input=str(rows),
+        output=str(tmp_path / "out"),
+        provider="cpu",
+        shard_rows=ROWS,
+        batch_size=16,
     )
     job = plan_job(options)
     job.output.claim(job.record)
@@ -141,7 +146,7 @@ def job(model: Path, rows: Path, tmp_path: Path) -> Job:
 
 def test_the_actors_really_do_the_work_and_the_worker_does_what_a_dead_one_left(cluster, job):
     with ray_session(cluster.address, 1):
-        crew = Crew(cluster_nodes(), 2, ray.put(pack(job.artifact)), job.spec)
+        crew = Crew(cluster_nodes(), 2, ship(job.models), job.spec)
         try:
             worker = ShardWorker(job.models, job.spec, Threads(decode=1), DecodeActors(crew.handles))
             pids = [ray.get(handle.__ray_call__.remote(lambda _: os.getpid())) for handle in crew.handles]

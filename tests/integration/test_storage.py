@@ -196,7 +196,7 @@ def plan(rows: int = 10, shard_rows: int = 5) -> tuple[Shard, ...]:
 
 def record(rows: int = 10, shards: int = 2, model: str = "aa") -> JobRecord:
     files = {"/in": ("1", rows)}
-    return JobRecord(model="m@1", model_sha256=model, input="/in", files=files, options={}, shards=shards)
+    return JobRecord(models={"m@1": model}, input="/in", files=files, options={}, shards=shards)
 
 
 def attempt_at(output: OutputDirectory, shard: Shard) -> str | None:

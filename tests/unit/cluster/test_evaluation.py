@@ -46,7 +46,7 @@ def rows(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("column", ["index", "name", "label"])
 def test_labels_by_index_and_by_name_judge_alike(options, rows, tmp_path, column):
-    judged = run_batch(options(evaluate=column)).evaluation
+    (judged,) = run_batch(options(evaluate=column)).evaluations
     assert (judged.judged, judged.unlabelled) == (5, 1)
     assert judged.metrics == pytest.approx(
         {"top1": 4 / 5, "macro_f1": (2 / 3 + 4 / 5 + 1) / 3, "macro_recall": (1 + 2 / 3 + 1) / 3}
@@ -61,15 +61,15 @@ def test_labels_by_index_and_by_name_judge_alike(options, rows, tmp_path, column
         "support": 1,
     }
     assert judged.notes == ()
-    assert json.loads((tmp_path / "out" / "report.json").read_bytes())["evaluation"]["metrics"] == judged.metrics
+    assert json.loads((tmp_path / "out" / "report.json").read_bytes())["evaluations"][0]["metrics"] == judged.metrics
     assert "top-1" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_finished_job_that_kept_its_labels_is_judged_without_running_again(options, rows):
-    assert run_batch(options(keep=("name=truth",))).evaluation is None
+    assert run_batch(options(keep=("name=truth",))).evaluations == ()
     again = run_batch(options(keep=("name=truth",), evaluate="name"))
     assert again.processed_rows == 0
-    assert again.evaluation.metrics["top1"] == pytest.approx(4 / 5)
+    assert again.evaluations[0].metrics["top1"] == pytest.approx(4 / 5)
     assert "evaluation" in again.text()
 
 
@@ -85,7 +85,7 @@ def test_indices_mean_the_names_that_the_metadata_has(options, rows):
     features = {"index": {"names": ["Blue", "red", "GREEN"], "_type": "ClassLabel"}}
     table = table.set_column(1, "index", pa.array([None if one is None else (one + 1) % 3 for one in TRUTH]))
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), rows)
-    assert run_batch(options(evaluate="index")).evaluation.metrics["top1"] == pytest.approx(4 / 5)
+    assert run_batch(options(evaluate="index")).evaluations[0].metrics["top1"] == pytest.approx(4 / 5)
 
 
 def test_a_label_that_nobody_looked_at_is_an_error_after_the_job_which_is_whole(options, rows, tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_a_label_that_nobody_looked_at_is_an_error_after_the_job_which_is_whole(
         run_batch(options(evaluate="name"))
     assert read_output(tmp_path / "out").num_rows == 6
     report = json.loads((tmp_path / "out" / "report.json").read_bytes())
-    assert report["evaluation"] is None
+    assert report["evaluations"] == []
     assert run_batch(options(keep=("name",))).processed_rows == 0
 
 
@@ -118,7 +118,7 @@ def judged(
         written.append(WrittenFile(path=f"data/{number}.parquet", rows=table.num_rows, size=0))
     counts = {"in": 0, "out": 0, "quarantined": 0, "filtered": 0}
     manifest = OutputManifest(
-        model="m@1", model_sha256="", input="in", rows=counts, reasons={}, data=tuple(written), quarantine=()
+        models={"m@1": ""}, input="in", rows=counts, reasons={}, data=tuple(written), quarantine=()
     )
     truth = METRICS[head_of(model).result].truth
     column = LabelColumn(column="known", holds=holds, truth=truth, label_names=more.get("names"), uri="in")

@@ -165,14 +165,14 @@ def test_another_column_is_another_job(options, rows):
 
 @pytest.mark.parametrize("label", ["color", "class"])
 def test_answers_are_judged_by_the_column_of_the_partitions(options, rows, tmp_path, label):
-    judged = run_batch(options(evaluate=label, partition_by=label)).evaluation
+    (judged,) = run_batch(options(evaluate=label, partition_by=label)).evaluations
     assert (judged.judged, judged.metrics["top1"]) == (ROWS - 1, 1.0)
     run_batch(options(output=str(tmp_path / "other"), evaluate="label", partition_by="site", keep=("label",)))
     report = json.loads((tmp_path / "other" / "report.json").read_bytes())
-    assert report["evaluation"]["metrics"]["top1"] == pytest.approx(
+    assert report["evaluations"][0]["metrics"]["top1"] == pytest.approx(
         sum(n % 2 == n % 3 for n in range(ROWS)) / 59, abs=0.02
     )
-    assert report["classes"]["counts"] == {"red": 20, "blue": 20, "green": 19}
+    assert report["classes"][0]["counts"] == {"red": 20, "blue": 20, "green": 19}
     assert report["lineage"]["options"]["partition by"] == "site"
 
 
@@ -248,7 +248,7 @@ def test_shards_without_rows_leave_nothing_and_an_output_without_any_can_be_read
 
 def test_the_commands_take_and_show_it(options, rows, tmp_path):
     given = options()
-    arguments = ["run", "--model", given.model, "--input", given.input, "--output", given.output, "--local"]
+    arguments = ["run", "--model", given.models[0], "--input", given.input, "--output", given.output, "--local"]
     arguments += ["--provider", "cpu", "--keep", "number,color", "--partition-by", "color", "--json"]
     plan = CliRunner().invoke(batch, [*arguments, "--dry-run"])
     assert json.loads(plan.output)["partition_by"] == "color"

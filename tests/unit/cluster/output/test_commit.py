@@ -31,8 +31,7 @@ def plan(rows: int = 10, shard_rows: int = 5) -> tuple[Shard, ...]:
 
 def record(rows: int = 10, shards: int = 2, **changes) -> JobRecord:
     given = {
-        "model": "m@1",
-        "model_sha256": "aa",
+        "models": {"m@1": "aa"},
         "input": "/in",
         "files": {"/in": ("1", rows)},
         "options": {"keep": []},
@@ -199,7 +198,8 @@ def test_two_drivers_finish_the_same_way(output):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_sha256": "bb", "model": "m@2"}, r"model m@1 \(now m@2\)"),
+        ({"models": {"m@2": "bb"}}, r"model m@1 \(now m@2\)"),
+        ({"models": {"m@1": "aa", "n@1": "cc"}}, r"model m@1 \(now m@1, n@1\)"),
         ({"input": "/else"}, r"input /in \(now /else\)"),
         ({"options": {"keep": ["a"]}}, r"keep \[\] \(now \['a'\]\)"),
         ({"files": {"/in": ("2", 10)}}, "1 input file\\(s\\) changed, the first is /in"),
@@ -233,14 +233,14 @@ def test_of_drivers_that_claim_at_the_same_time_those_of_another_job_lose(tmp_pa
     def claim(number: int) -> bool:
         start.wait()
         try:
-            output.claim(record(model_sha256=f"{number % 2}"))
+            output.claim(record(models={"m@1": f"{number % 2}"}))
         except OtherJobError:
             return False
         return True
 
     with ThreadPoolExecutor(6) as executor:
         won = list(executor.map(claim, range(6)))
-    owner = int(json.loads((root_of(output) / "_job.json").read_bytes())["model_sha256"])
+    owner = int(json.loads((root_of(output) / "_job.json").read_bytes())["models"]["m@1"])
     assert won == [number % 2 == owner for number in range(6)]
 
 

@@ -40,8 +40,7 @@ def plan(rows: int = ROWS, shard_rows: int = SHARD_ROWS) -> tuple[Shard, ...]:
 
 def record(rows: int = ROWS, shards: int = 3) -> JobRecord:
     return JobRecord(
-        model="m@1",
-        model_sha256="aa",
+        models={"m@1": "aa"},
         input="/in",
         files={"/in": ("1", rows)},
         options={"partition by": "site"},

@@ -52,14 +52,14 @@ INPUT = pa.schema(
 
 def test_the_output_has_kept_columns_then_the_source_then_the_answer(artifact: Artifact):
     fields = kept_fields(INPUT, [Kept.parse("id"), Kept.parse("label=truth")])
-    schema = output_schema(artifact.manifest, fields)
+    schema = output_schema(task_columns(artifact.manifest), fields)
     assert schema.names == ["id", "truth", "source_file", "source_row", "label_id", "label", "score", "top_k"]
     assert schema.field("id") == pa.field("id", pa.int16(), nullable=False)
     assert schema.field("id").metadata is None
 
 
 def test_a_column_called_like_one_of_the_output_is_kept_under_another_name(artifact: Artifact):
-    kept = named_apart([Kept.parse("label"), Kept.parse("id"), Kept.parse("x=truth")], artifact.manifest)
+    kept = named_apart([Kept.parse("label"), Kept.parse("id"), Kept.parse("x=truth")], task_columns(artifact.manifest))
     assert [one.name for one in kept] == ["input_label", "id", "truth"]
     assert [one.column for one in kept] == ["label", "id", "x"]
 
@@ -77,7 +77,7 @@ def test_a_column_called_like_one_of_the_output_is_kept_under_another_name(artif
 )
 def test_columns_that_clash_or_are_missing_are_refused(keep, text, artifact: Artifact):
     with pytest.raises(SchemaError, match=text):
-        output_schema(artifact.manifest, kept_fields(INPUT, [Kept.parse(one) for one in keep]))
+        output_schema(task_columns(artifact.manifest), kept_fields(INPUT, [Kept.parse(one) for one in keep]))
 
 
 def of_head(manifest: Manifest, task: str, kind: str, *outputs: Tensor, **postprocess: Any) -> Manifest:

@@ -64,7 +64,7 @@ def job(options, tmp_path: Path) -> Job:
 
 @pytest.fixture
 def pool(job) -> Iterator[ApartPool]:
-    pool = ApartPool(job.artifact, job.spec, Threads(), workers=2)
+    pool = ApartPool(job.models, job.spec, Threads(), workers=2)
     yield pool
     pool.close()
 
@@ -114,7 +114,7 @@ def test_a_stuck_task_is_abandoned_and_what_else_ran_is_lost(pool, job):
 
 
 def test_a_child_that_cannot_start_is_an_error(job):
-    pool = ApartPool(job.artifact, replace(job.spec, provider="quantum"), Threads())
+    pool = ApartPool(job.models, replace(job.spec, provider="quantum"), Threads())
     try:
         with pytest.raises(PoolError, match="quantum"):
             wait_for(pool, 1)

@@ -66,7 +66,7 @@ def test_a_device_of_its_own_memory_gives_the_rows_of_any_other(options, tmp_pat
             locks = request.getfixturevalue("locks")
         else:
             assert said == "page-locked"
-            assert worker._predictor.in_flight == 2
+            assert worker._models[0].predictor.in_flight == 2
             assert 0 < len(locks.locked) < 100  # of about as many batches: pages are used again
     assert found[0] == found[1]
     assert [row["number"] for row in found[1]] == [n for n in range(1500) if n not in {2, 900, 1499}]

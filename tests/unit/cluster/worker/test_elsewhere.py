@@ -35,7 +35,7 @@ class Decoders:
         self.asked: list[Request] = []
         self.open = 0
         self.most_open = 0
-        self._preparer = Preparer(job.spec, lambda: preparation)
+        self._preparer = Preparer(job.spec, lambda: [preparation])
         self._silent = silent
 
     def ask(self, request: Request) -> Callable[[], Answer]:
@@ -147,7 +147,7 @@ def rows_of(job: Job, part: Part, spared: frozenset[int] = frozenset()) -> Rows:
 def test_requests_are_a_few_batches_each_and_spared_rows_are_none(job):
     limits = BlockLimits(rows=5, size=1 << 20)
     sizes = iter([3, 9, 5, 5, 5])
-    found = list(requests(rows_of(job, (0, 50), frozenset({40})), limits, lambda: next(sizes), "fp32"))
+    found = list(requests(rows_of(job, (0, 50), frozenset({40})), limits, lambda: next(sizes), ("fp32",)))
     assert [(one.rows.part, one.size) for one in found if isinstance(one, Request)] == [
         ((0, 12), 3),
         ((12, 32), 5),
@@ -162,7 +162,7 @@ def test_an_iterator_that_is_closed_asks_no_more(job):
 
     decoders = Decoders(job)
     preparation = Preparation.of(job.models[0].manifest, "fp32")
-    asked = requests(rows_of(job, (0, 160)), BlockLimits(rows=8, size=1 << 20), lambda: 8, "fp32")
+    asked = requests(rows_of(job, (0, 160)), BlockLimits(rows=8, size=1 << 20), lambda: 8, ("fp32",))
     batches = Elsewhere(decoders).prepared(asked, lambda _: iter(()), lambda: preparation, StageClock("read", "decode"))
     first = next(batches)
     batches.close()

@@ -84,7 +84,7 @@ def test_a_size_that_was_found_out_is_captured_while_shards_go_on(gpu, options, 
     worker._output = other.output
     commits = [worker.run(shard) for shard in other.shards]
     assert [row["number"] for row in rows(other, commits)] == list(range(4000))
-    assert {shape[0] for shape in gpu.runs} == {worker._tuner.size} == {worker._predictor.fixed_batch}
+    assert {shape[0] for shape in gpu.runs} == {worker._tuner.size} == {worker._models[0].predictor.fixed_batch}
     assert commits[-1].ran_on["graph"] == "graph captured"
 
 

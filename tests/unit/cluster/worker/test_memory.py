@@ -28,6 +28,7 @@ from cluster.plan import ShardLimits, plan_shards
 from cluster.input.sources import Columns, open_source
 from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import Threads, WorkerSpec
+from cluster.models import JobModel
 from runtime.artifact import Artifact
 
 def peak():
@@ -38,7 +39,7 @@ root, source, output, memory = sys.argv[1:]
 found = open_source(source, Columns(image="image"))
 (shard,) = plan_shards(found.files, ShardLimits(rows=1000, size=1 << 40), reader=found.reader)
 spec = WorkerSpec(output=output, columns=found.columns, kept=(), batch_size=None, provider="cpu", memory=int(memory))
-worker = ShardWorker(Artifact.open(Path(root)), spec, Threads(decode=2))
+worker = ShardWorker([JobModel(artifact=Artifact.open(Path(root)))], spec, Threads(decode=2))
 worker.probe(shard, (0, 2))
 before = peak()
 worker.probe(shard, (0, shard.rows))

@@ -187,7 +187,7 @@ def test_the_local_pool_takes_what_it_has_room_for(job):
 def test_at_most_the_allowed_inferences_run_at_a_time(job, monkeypatch):
     worker = make_worker(job, Threads(decode=2, infer=1))
     inside, most = [], []
-    infer: Callable = worker._predictor.infer
+    infer: Callable = worker._models[0].predictor.infer
 
     def watched(batch):
         inside.append(1)
@@ -197,7 +197,7 @@ def test_at_most_the_allowed_inferences_run_at_a_time(job, monkeypatch):
         finally:
             inside.pop()
 
-    monkeypatch.setattr(worker._predictor, "infer", watched)
+    monkeypatch.setattr(worker._models[0].predictor, "infer", watched)
     threads = [threading.Thread(target=run_task, args=(worker, task)) for task in tasks_of(job)]
     for thread in threads:
         thread.start()
@@ -209,7 +209,7 @@ def test_at_most_the_allowed_inferences_run_at_a_time(job, monkeypatch):
 def test_spared_rows_are_in_quarantine_without_a_look_at_them(job, monkeypatch):
     worker = make_worker(job)
     seen: list = []
-    preparation = worker._predictor.preparation
+    preparation = worker._models[0].predictor.preparation
     load: Callable = preparation.load
     monkeypatch.setattr(preparation, "load", lambda image, **how: seen.append(image) or load(image, **how))
     commit = worker.run(job.shards[0], spared=frozenset({0, 5}))
@@ -232,8 +232,8 @@ def test_spared_rows_that_the_filter_leaves_out_are_filtered(options, tmp_path):
 def test_a_probe_infers_its_rows_and_writes_nothing(job, monkeypatch):
     worker = make_worker(job)
     sizes: list[int] = []
-    infer: Callable = worker._predictor.infer
-    monkeypatch.setattr(worker._predictor, "infer", lambda batch: sizes.append(len(batch)) or infer(batch))
+    infer: Callable = worker._models[0].predictor.infer
+    monkeypatch.setattr(worker._models[0].predictor, "infer", lambda batch: sizes.append(len(batch)) or infer(batch))
     worker.probe(job.shards[0], (8, 15), share=2)
     assert sum(sizes) == 7
     assert max(sizes) <= 2
