@@ -96,6 +96,30 @@ def test_a_batch_job_says_what_the_predictor_says(name: str, photographs, test_d
     assert SENSIBLE[name](rows, photographs)
 
 
+def test_models_of_all_tasks_in_one_pass_say_what_each_says_alone(photographs, test_data, tmp_path: Path) -> None:
+    artifacts = {
+        name: artifact_of(
+            {"fp32": test_data(f"models/{file}")}, tmp_path / name, preprocess, postprocess, task=task, name=name
+        )
+        for name, (file, task, preprocess, postprocess) in MODELS.items()
+    }
+    options = BatchOptions(
+        models=tuple(str(artifact.root) for artifact in artifacts.values()),
+        input=str(tmp_path / "photographs.parquet"),
+        output=str(tmp_path / "answers"),
+        provider="cpu",
+        local=True,
+    )
+    assert run_batch(options).decoders == {read(photographs[0]).decoder: PICTURES}
+    rows = read_output(options.output).to_pylist()
+    for name, artifact in artifacts.items():
+        predictions = Predictor(artifact, provider="cpu").predict(photographs)
+        for row, record in zip(rows, map(record_of, predictions), strict=True):
+            assert in_single_precision({field: row[f"{name}_{field}"] for field in record}) == in_single_precision(
+                record
+            )
+
+
 def in_single_precision(value: Any) -> Any:
     """Return *value* with its numbers as float32 has them: so they are stored."""
     match value:

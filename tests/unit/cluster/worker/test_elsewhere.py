@@ -163,7 +163,9 @@ def test_an_iterator_that_is_closed_asks_no_more(job):
     decoders = Decoders(job)
     preparation = Preparation.of(job.models[0].manifest, "fp32")
     asked = requests(rows_of(job, (0, 160)), BlockLimits(rows=8, size=1 << 20), lambda: 8, ("fp32",))
-    batches = Elsewhere(decoders).prepared(asked, lambda _: iter(()), lambda: preparation, StageClock("read", "decode"))
+    batches = Elsewhere(decoders).prepared(
+        asked, lambda _: iter(()), lambda: [preparation], StageClock("read", "decode")
+    )
     first = next(batches)
     batches.close()
     assert first.rows == 8
