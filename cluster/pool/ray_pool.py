@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.exceptions import (
     ActorUnavailableError,
     ActorUnschedulableError,
@@ -196,7 +195,7 @@ class RayPool:
         unbound = [actor.seat.resources for actor in self._actors if actor.seat.node is None]
         self._asked = bool(unbound)
         if unbound:
-            request_resources(bundles=unbound)
+            _ask_autoscaler(unbound)
 
     def _fill_seats(self) -> float:
         """Start an actor for each empty seat; return the time."""
@@ -370,11 +369,18 @@ class RayPool:
         """Kill all actors."""
         if self._asked:
             with suppress(RayError, RuntimeError):
-                request_resources(bundles=[])
+                _ask_autoscaler([])
         for actor in self._actors:
             with suppress(RayError):
                 ray.kill(actor.handle)
         self._actors.clear()
+
+
+def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
+    """Ask Ray's autoscaler for nodes with room for *bundles*, in place of what was asked for before."""
+    from ray.autoscaler.sdk import request_resources  # here: every worker loads this module, and would load that
+
+    request_resources(bundles=bundles)
 
 
 def _amounts(of: Mapping[str, float], like: Mapping[str, float]) -> str:
