@@ -156,6 +156,8 @@ def main() -> None:
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vedette-startup-")))
         os.environ["VEDETTE_HOME"] = str(work / "home")
+        os.environ["PYTHONPYCACHEPREFIX"] = str(work / "bytecode")  # as what is installed has it
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         running = stack.enter_context(ray_head(cores))
         ways = {"local": ("--local",), "ray": (), "ray-running": ("--address", running.address)}
         for name in given.jobs:

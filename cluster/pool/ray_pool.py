@@ -187,7 +187,7 @@ class RayPool:
         unbound = [actor.seat.resources for actor in self._actors if actor.seat.node is None]
         self._asked = bool(unbound)
         if unbound:
-            _request(unbound)
+            _ask_autoscaler(unbound)
 
     def _fill_seats(self) -> float:
         """Start an actor for each empty seat; return the time."""
@@ -363,7 +363,7 @@ class RayPool:
         """Kill all actors."""
         if self._asked:
             with suppress(RayError, RuntimeError):
-                _request([])
+                _ask_autoscaler([])
         for actor in self._actors:
             with suppress(RayError):
                 ray.kill(actor.handle)
@@ -372,8 +372,8 @@ class RayPool:
             self._crew.close()
 
 
-def _request(bundles: list[dict[str, float]]) -> None:
-    """Tell Ray's autoscaler that the cluster is to have room for *bundles*."""
+def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
+    """Ask Ray's autoscaler for nodes with room for *bundles*, in place of what was asked for before."""
     from ray.autoscaler.sdk import request_resources  # which loads much, and few jobs ask for numbers
 
     request_resources(bundles=bundles)

@@ -142,7 +142,7 @@ class Chaos:
         return {**summary, "in_flight": in_flight, "kills": dict(kills)}
 
     def _wait_for_work(self, driver: subprocess.Popen[str], place: OutputDirectory, at_least: int) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE
         while len(place.committed()) < at_least and driver.poll() is None:
             assert time.monotonic() < deadline, "the job does nothing"
             time.sleep(0.05)
