@@ -62,7 +62,8 @@ def without(nodes: Sequence[Node], taken: Sequence[str]) -> list[Node]:
 class _DecodeBody:
     """What lives in an actor's process: a `Preparer` for each variant that was asked for."""
 
-    def __init__(self, package: Package, spec: WorkerSpec) -> None:
+    def __init__(self, packages: Sequence[Any], spec: WorkerSpec) -> None:
+        package: Package = ray.get(packages[0])
         self._artifact = unpack(package)
         self._spec = spec
         self._preparers: dict[str, Preparer] = {}
@@ -106,7 +107,7 @@ class Crew:
                 max_restarts=-1,
                 max_task_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-            )(_DecodeBody).remote(package, spec)
+            )(_DecodeBody).remote([package], spec)  # in a list: Ray warns of an argument of its store's
             for node in self._places
         ]
 
@@ -141,7 +142,8 @@ class DecodeActors:
         if actor is None:
             return _nobody
         reference = self._handles[actor].answer.remote(request)
-        return lambda: self._answer(actor, reference)
+        until = time.monotonic() + ANSWER_TIMEOUT  # of all that one asked for, not of one after the other
+        return lambda: self._answer(actor, reference, until)
 
     def _choose(self) -> int | None:
         with self._lock:
@@ -152,9 +154,9 @@ class DecodeActors:
                     return actor
         return None
 
-    def _answer(self, actor: int, reference: Any) -> Answer:
+    def _answer(self, actor: int, reference: Any, until: float) -> Answer:
         try:
-            found: Answer = ray.get(reference, timeout=ANSWER_TIMEOUT)
+            found: Answer = ray.get(reference, timeout=max(1.0, until - time.monotonic()))
         except RayTaskError as error:  # it lives: the rows are at fault, and whoever does them finds out how
             raise UnansweredError(f"a decode actor failed: {_short(error)}") from None
         except (RayError, GetTimeoutError) as error:
