@@ -144,7 +144,8 @@ class DecodeActors:
         if actor is None:
             return _nobody
         reference = self._handles[actor].answer.remote(request)
-        return lambda: self._answer(actor, reference)
+        until = time.monotonic() + ANSWER_TIMEOUT  # of all that one asked for, not of one after the other
+        return lambda: self._answer(actor, reference, until)
 
     def _choose(self) -> int | None:
         with self._lock:
@@ -155,9 +156,9 @@ class DecodeActors:
                     return actor
         return None
 
-    def _answer(self, actor: int, reference: Any) -> Answer:
+    def _answer(self, actor: int, reference: Any, until: float) -> Answer:
         try:
-            found: Answer = ray.get(reference, timeout=ANSWER_TIMEOUT)
+            found: Answer = ray.get(reference, timeout=max(1.0, until - time.monotonic()))
         except RayTaskError as error:  # it lives: the rows are at fault, and whoever does them finds out how
             raise UnansweredError(f"a decode actor failed: {_short(error)}") from None
         except (RayError, GetTimeoutError) as error:
