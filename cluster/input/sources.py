@@ -104,7 +104,7 @@ def open_source(uri: str, columns: Columns) -> Source:
 
 def _check_columns(schema: pa.Schema, columns: Columns, uri: str) -> None:
     """Raise unless *schema* has what *columns* keeps and filters by."""
-    asked = [("--keep", columns.keep)]
+    asked = [("--keep, --evaluate", columns.keep)]
     if columns.filter is not None:
         asked.append(("--filter", Filter.parse(columns.filter).columns))
     for option, names in asked:
