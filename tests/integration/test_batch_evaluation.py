@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from artifact_of import artifact_of
+from color_model import LABELS, picture, write_artifact
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from s3_server import BUCKET, Proxy
 from task_models import SIDE, write_task_artifact
 
 from cluster import run_batch
+from cluster.errors import SchemaError
 from cluster.evaluation import Evaluation
-from cluster.planning import BatchOptions
+from cluster.planning import BatchOptions, plan_job
+from cluster.storage import open_store
 from controller.lifecycle.evaluation.evaluate import evaluate
 from runtime.artifact import Artifact
 from runtime.datasets import open_dataset
@@ -28,6 +34,7 @@ from runtime.datasets.parquet import write_parquet
 from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.evaluation.metrics.detection import DetectionJudge
 from runtime.evaluation.outlines import mask_rle
+from runtime.evaluation.titles import title_of
 from runtime.evaluation.truth import Truths
 from runtime.images import read
 from runtime.manifest import Postprocess, Preprocess, Resize
@@ -55,7 +62,10 @@ def judged(artifact: Artifact, data: Path, column: str, out: Path, **more: Any) 
     (found,) = summary.evaluations
     (kept,) = json.loads((out / "report.json").read_bytes())["evaluations"]
     assert kept["metrics"] == found.metrics
-    assert all(note in summary.text() for note in found.notes)
+    page = html.unescape((out / "report.html").read_text())
+    assert all(note in summary.text() and note[1:] in page for note in found.notes)
+    assert all(title_of(name).show(value) in page for name, value in found.metrics.items())
+    assert all(one["label"] in page for one in found.classes)
     return found
 
 
@@ -263,3 +273,29 @@ def test_mattes_and_vectors_have_the_figures_of_evaluate(tmp_path: Path) -> None
         assert found.metrics == pytest.approx(expected.metrics, rel=1e-9)
         assert 0 < found.metrics[name] < 1
         assert found.judged == 20
+
+
+def test_labels_in_a_bucket_are_looked_at_and_judged_there(proxy: Proxy, tmp_path: Path) -> None:
+    place = f"s3://{BUCKET}/{tmp_path.name}"
+    names = ["green" if number % 4 == 1 else LABELS[number % 3] for number in range(60)]
+    rows = {"image": pa.array([picture(number % 3) for number in range(60)], pa.binary()), "name": names}
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet", row_group_size=20)
+    open_store(place).put("in/0.parquet", (tmp_path / "in.parquet").read_bytes())
+    options = BatchOptions(
+        model=str(write_artifact(tmp_path / "color").root),
+        input=f"{place}/in",
+        output=f"{place}/out",
+        evaluate="name",
+        provider="cpu",
+        local=True,
+        shard_rows=20,
+    )
+    right = sum(name == LABELS[number % 3] for number, name in enumerate(names))
+    evaluation = run_batch(options).evaluation
+    assert evaluation is not None
+    assert evaluation.metrics["top1"] == pytest.approx(right / 60)
+    wrong = pa.table({**rows, "name": [*names[:-1], "mauve"]})
+    pq.write_table(wrong, tmp_path / "in.parquet", row_group_size=20)
+    open_store(place).put("wrong/0.parquet", (tmp_path / "in.parquet").read_bytes())
+    with pytest.raises(SchemaError, match="'mauve' is no class of the model"):
+        plan_job(replace(options, input=f"{place}/wrong", output=f"{place}/other"))
