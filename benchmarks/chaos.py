@@ -34,7 +34,7 @@ from s3_server import BUCKET, faulty, s3_server, seeded
 from s3_server import environment as s3_environment
 
 ROWS = 6000
-KILLS_A_JOB = 10
+KILLS_A_JOB = {"local": 10, "s3": 25}  # a job on S3 takes longer
 GAP = (0.2, 3.0)  # seconds between two kills
 FAULTS = 0.02  # share of the requests to S3 that fail
 
@@ -69,7 +69,7 @@ def measure(kind: str, moments: int, seed: int) -> dict[str, Any]:
         jobs = []
         while sum(chaos.killed.values()) < moments:
             out = f"{place}/war-{len(jobs)}"
-            victims = [chooser.choice(VICTIMS) for _ in range(KILLS_A_JOB)]
+            victims = [chooser.choice(VICTIMS) for _ in range(KILLS_A_JOB[kind])]
             run = chaos.disturbed(out, victims, GAP)
             again = redone(out) if kind == "local" else None
             bound = run["in_flight"] + run["faults"].get("second attempt", 0)

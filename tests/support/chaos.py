@@ -147,9 +147,16 @@ class Chaos:
             assert time.monotonic() < deadline, "the job does nothing"
             time.sleep(0.05)
 
+    def _actors_of(self, driver: subprocess.Popen[str]) -> list[psutil.Process]:
+        """Return the actors, once there is one; those that replace the killed ones take seconds to start."""
+        deadline = time.monotonic() + PATIENCE
+        while not (actors := self.actors()) and driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return actors
+
     def _kill(self, victim: Victim, driver: subprocess.Popen[str]) -> int | None:
         """Kill *victim*; return how many shards it can have had in flight, ``None`` if there is none."""
-        actors = self.actors()
+        actors = self._actors_of(driver)
         match victim:
             case "driver":
                 driver.kill()
