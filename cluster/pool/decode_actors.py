@@ -30,13 +30,18 @@ from cluster.pool.shipping import Package, unpack
 from cluster.worker.elsewhere import Answer, Request, answer
 from cluster.worker.preparing import Preparer
 from cluster.worker.spec import WorkerSpec
+from runtime.artifact import Artifact
 from runtime.preparation import Preparation
 
-__all__ = ["Crew", "DecodeActors", "places", "without"]
+__all__ = ["Crew", "DecodeActors", "Reach", "places", "without"]
 
 ANSWER_TIMEOUT = 120.0  # seconds
 REST = 10.0  # seconds
 ACCELERATORS = frozenset(NEEDS.values()) - {""}  # resources of Ray
+
+
+Reach = tuple[tuple[Any, ...], tuple[Any], WorkerSpec]
+"""Handles of the actors, the reference of the model's `Package` (wrapped, or Ray would resolve it), and the spec."""
 
 
 def places(nodes: Sequence[Node], count: int) -> list[str]:
@@ -60,19 +65,23 @@ def without(nodes: Sequence[Node], taken: Sequence[str]) -> list[Node]:
 
 
 class _DecodeBody:
-    """What lives in an actor's process: a `Preparer` for each variant that was asked for."""
+    """What lives in an actor's process: a `Preparer` for each variant that was asked for.
 
-    def __init__(self, packages: Sequence[Any], spec: WorkerSpec) -> None:
-        package: Package = ray.get(packages[0])
-        self._artifact = unpack(package)
-        self._spec = spec
+    Each call brings what it needs of the model, so that an actor that Ray started again needs nobody to tell it.
+    """
+
+    def __init__(self) -> None:
+        self._artifact: Artifact | None = None
         self._preparers: dict[str, Preparer] = {}
 
-    def answer(self, request: Request) -> Answer:
-        """Do what *request* asks for."""
+    def answer(self, packed: Sequence[Any], spec: WorkerSpec, request: Request) -> Answer:
+        """Do what *request* asks for, of the model whose `Package` *packed* refers to."""
+        if self._artifact is None:
+            package: Package = ray.get(packed[0])
+            self._artifact = unpack(package)
         if request.variant not in self._preparers:
             preparation = Preparation.of(self._artifact.manifest, request.variant)
-            self._preparers[request.variant] = Preparer(self._spec, lambda: preparation)
+            self._preparers[request.variant] = Preparer(spec, lambda: preparation)
         return answer(self._preparers[request.variant], request)
 
 
@@ -80,7 +89,7 @@ class Crew:
     """The driver's side: starts decode actors and ends them; needs a connection to Ray.
 
     Attributes:
-        handles: Of the actors.
+        reach: What a `DecodeActors` is made of; it travels to the workers.
         remarks: What is to be known of them.
     """
 
@@ -101,15 +110,16 @@ class Crew:
             raise PoolError(f"--decode-actors {count}: no node has cores and no accelerator")
         fewer = f"only {len(self._places)} of {count} decode actors: nodes without an accelerator have no more cores"
         self.remarks = [fewer] if len(self._places) < count else []
-        self.handles = [
+        handles = tuple(
             ray.remote(
                 num_cpus=1,
                 max_restarts=-1,
                 max_task_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-            )(_DecodeBody).remote([package], spec)  # in a list: Ray warns of an argument of its store's
+            )(_DecodeBody).remote()
             for node in self._places
-        ]
+        )
+        self.reach: Reach = (handles, (package,), spec)
 
     def left(self, nodes: Sequence[Node]) -> list[Node]:
         """Return what the actors leave of *nodes*."""
@@ -117,16 +127,16 @@ class Crew:
 
     def close(self) -> None:
         """Kill all actors."""
-        for handle in self.handles:
+        for handle in self.reach[0]:
             with suppress(RayError):
                 ray.kill(handle)
 
 
 class DecodeActors:
-    """A worker's side: asks the actors that *handles* reach; used by several threads at a time."""
+    """A worker's side: asks the actors that *reach* leads to; used by several threads at a time."""
 
-    def __init__(self, handles: Sequence[Any]) -> None:
-        self._handles = tuple(handles)
+    def __init__(self, reach: Reach) -> None:
+        self._handles, *self._call = reach
         self._rested = [0.0] * len(self._handles)  # by actor: when it may be asked again
         self._next = random.randrange(len(self._handles))  # noqa: S311 - so that workers do not all begin with one
         self._lock = threading.Lock()
@@ -141,7 +151,7 @@ class DecodeActors:
         actor = self._choose()
         if actor is None:
             return _nobody
-        reference = self._handles[actor].answer.remote(request)
+        reference = self._handles[actor].answer.remote(*self._call, request)
         until = time.monotonic() + ANSWER_TIMEOUT  # of all that one asked for, not of one after the other
         return lambda: self._answer(actor, reference, until)
 

@@ -22,7 +22,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,7 +41,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import PoolError
 from cluster.pool.base import run_task
-from cluster.pool.decode_actors import Crew, DecodeActors
+from cluster.pool.decode_actors import Crew, DecodeActors, Reach
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
 from cluster.pool.shipping import Package, unpack
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
@@ -126,11 +126,9 @@ class _ActorBody:
     def __init__(self) -> None:
         self._worker: ShardWorker | None = None
 
-    def start(
-        self, package: Package, spec: WorkerSpec, seat: Seat, decoders: Sequence[Any]
-    ) -> dict[str, str] | Failure:
+    def start(self, package: Package, spec: WorkerSpec, seat: Seat, reach: Reach | None) -> dict[str, str] | Failure:
         """Build the worker, which proves its provider; return what it runs on, or why not."""
-        others = DecodeActors(decoders) if decoders else None
+        others = None if reach is None else DecodeActors(reach)
         try:
             worker = ShardWorker(unpack(package), replace(spec, provider=seat.provider), seat.threads, others)
         except Exception as error:  # noqa: BLE001 - it is reported, and the driver decides
@@ -236,8 +234,8 @@ class RayPool:
             concurrency_groups={"tasks": SLOTS, "watch": 1},
         )(_ActorBody)
         handle = actor_class.remote()
-        decoders = self._crew.handles if self._crew else []
-        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, decoders)))
+        reach = self._crew.reach if self._crew else None
+        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, reach)))
 
     def offer(self, task: Task) -> bool:
         """Give *task* to the least busy actor that has room; not on a node that it avoids, if another has actors."""
