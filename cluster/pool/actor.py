@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
 from cluster.lean import without_pandas
 from cluster.pool.base import run_task
-from cluster.pool.decode_actors import DecodeActors
+from cluster.pool.decode_actors import DecodeActors, Reach
 from cluster.pool.seats import NEEDS, Seat
 from cluster.pool.shipment import Shipment
 from cluster.pool.tasks import Failure, Outcome, Task
@@ -36,14 +36,14 @@ class BatchWorker:
         self._worker: ShardWorker | None = None
 
     def start(
-        self, shipments: Sequence[Shipment], spec: WorkerSpec, seat: Seat, decoders: Sequence[Any]
+        self, shipments: Sequence[Shipment], spec: WorkerSpec, seat: Seat, reach: Reach | None
     ) -> dict[str, str] | Failure:
         """Build the worker of the models in *shipments*, which proves them; return what it runs on, or why not."""
         from cluster.worker.shard_worker import ShardWorker
 
         try:
             models = [shipment.open() for shipment in shipments]
-            others = DecodeActors(decoders) if decoders else None
+            others = None if reach is None else DecodeActors(reach)
             worker = ShardWorker(models, replace(spec, provider=seat.provider), seat.threads, others)
         except Exception as error:  # noqa: BLE001 - it is reported, and the driver decides
             return Failure.of(error)

@@ -31,13 +31,18 @@ from cluster.worker.elsewhere import Answer, Request, answer
 from cluster.worker.memory import keep_memory_low
 from cluster.worker.preparing import Preparer
 from cluster.worker.spec import WorkerSpec
+from runtime.manifest import Manifest
 from runtime.preparation import Preparation
 
-__all__ = ["Crew", "DecodeActors", "places", "without"]
+__all__ = ["Crew", "DecodeActors", "Reach", "places", "without"]
 
 ANSWER_TIMEOUT = 120.0  # seconds
 REST = 10.0  # seconds
 ACCELERATORS = frozenset(NEEDS.values()) - {""}  # resources of Ray
+
+
+Reach = tuple[tuple[Any, ...], tuple[Shipment, ...], WorkerSpec]
+"""Handles of the actors, the models, and the spec."""
 
 
 def places(nodes: Sequence[Node], count: int) -> list[str]:
@@ -61,20 +66,24 @@ def without(nodes: Sequence[Node], taken: Sequence[str]) -> list[Node]:
 
 
 class _DecodeBody:
-    """What lives in an actor's process: a `Preparer` for each choice of variants that was asked for."""
+    """What lives in an actor's process: a `Preparer` for each choice of variants that was asked for.
 
-    def __init__(self, shipments: Sequence[Shipment], spec: WorkerSpec) -> None:
+    Each call brings what it needs of the models, so that an actor that Ray started again needs nobody to tell it.
+    """
+
+    def __init__(self) -> None:
         keep_memory_low()
-        self._manifests = [shipment.open().manifest for shipment in shipments]
-        self._spec = spec
+        self._manifests: list[Manifest] = []
         self._preparers: dict[tuple[str, ...], Preparer] = {}
 
-    def answer(self, request: Request) -> Answer:
-        """Do what *request* asks for."""
+    def answer(self, shipments: Sequence[Shipment], spec: WorkerSpec, request: Request) -> Answer:
+        """Do what *request* asks for, of the models in *shipments*."""
+        if not self._manifests:
+            self._manifests = [shipment.open().manifest for shipment in shipments]
         if request.variants not in self._preparers:
             pairs = zip(self._manifests, request.variants, strict=True)
             preparations = [Preparation.of(manifest, variant) for manifest, variant in pairs]
-            self._preparers[request.variants] = Preparer(self._spec, lambda: preparations)
+            self._preparers[request.variants] = Preparer(spec, lambda: preparations)
         return answer(self._preparers[request.variants], request)
 
 
@@ -82,7 +91,7 @@ class Crew:
     """The driver's side: starts decode actors and ends them; needs a connection to Ray.
 
     Attributes:
-        handles: Of the actors.
+        reach: What a `DecodeActors` is made of; it travels to the workers.
         remarks: What is to be known of them.
     """
 
@@ -103,15 +112,16 @@ class Crew:
             raise PoolError(f"--decode-actors {count}: no node has cores and no accelerator")
         fewer = f"only {len(self._places)} of {count} decode actors: nodes without an accelerator have no more cores"
         self.remarks = [fewer] if len(self._places) < count else []
-        self.handles = [
+        handles = tuple(
             ray.remote(
                 num_cpus=1,
                 max_restarts=-1,
                 max_task_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-            )(_DecodeBody).remote(shipments, spec)
+            )(_DecodeBody).remote()
             for node in self._places
-        ]
+        )
+        self.reach: Reach = (handles, tuple(shipments), spec)
 
     def left(self, nodes: Sequence[Node]) -> list[Node]:
         """Return what the actors leave of *nodes*."""
@@ -119,16 +129,16 @@ class Crew:
 
     def close(self) -> None:
         """Kill all actors."""
-        for handle in self.handles:
+        for handle in self.reach[0]:
             with suppress(RayError):
                 ray.kill(handle)
 
 
 class DecodeActors:
-    """A worker's side: asks the actors that *handles* reach; used by several threads at a time."""
+    """A worker's side: asks the actors that *reach* leads to; used by several threads at a time."""
 
-    def __init__(self, handles: Sequence[Any]) -> None:
-        self._handles = tuple(handles)
+    def __init__(self, reach: Reach) -> None:
+        self._handles, *self._call = reach
         self._rested = [0.0] * len(self._handles)  # by actor: when it may be asked again
         self._next = random.randrange(len(self._handles))  # noqa: S311 - so that workers do not all begin with one
         self._lock = threading.Lock()
@@ -143,7 +153,7 @@ class DecodeActors:
         actor = self._choose()
         if actor is None:
             return _nobody
-        reference = self._handles[actor].answer.remote(request)
+        reference = self._handles[actor].answer.remote(*self._call, request)
         until = time.monotonic() + ANSWER_TIMEOUT  # of all that one asked for, not of one after the other
         return lambda: self._answer(actor, reference, until)
 

@@ -213,8 +213,8 @@ class RayPool:
             concurrency_groups={"tasks": SLOTS, "watch": 1},
         )(BatchWorker)
         handle = actor_class.remote()
-        decoders = self._crew.handles if self._crew else []
-        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, decoders)))
+        reach = self._crew.reach if self._crew else None
+        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, reach)))
 
     def offer(self, task: Task) -> bool:
         """Give *task* to the least busy actor that has room; not on a node that it avoids, if another has actors."""

@@ -282,7 +282,7 @@ def test_labels_in_a_bucket_are_looked_at_and_judged_there(proxy: Proxy, tmp_pat
     pq.write_table(pa.table(rows), tmp_path / "in.parquet", row_group_size=20)
     open_store(place).put("in/0.parquet", (tmp_path / "in.parquet").read_bytes())
     options = BatchOptions(
-        model=str(write_artifact(tmp_path / "color").root),
+        models=(str(write_artifact(tmp_path / "color").root),),
         input=f"{place}/in",
         output=f"{place}/out",
         evaluate="name",

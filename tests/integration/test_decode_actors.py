@@ -148,8 +148,8 @@ def test_the_actors_really_do_the_work_and_the_worker_does_what_a_dead_one_left(
     with ray_session(cluster.address, 1):
         crew = Crew(cluster_nodes(), 2, ship(job.models), job.spec)
         try:
-            worker = ShardWorker(job.models, job.spec, Threads(decode=1), DecodeActors(crew.handles))
-            pids = [ray.get(handle.__ray_call__.remote(lambda _: os.getpid())) for handle in crew.handles]
+            worker = ShardWorker(job.models, job.spec, Threads(decode=1), DecodeActors(crew.reach))
+            pids = [ray.get(handle.__ray_call__.remote(lambda _: os.getpid())) for handle in crew.reach[0]]
             kill = threading.Thread(target=_kill_when_busy, args=(pids[0], worker))
             kill.start()
             commit = worker.run(job.shards[0])
@@ -158,7 +158,7 @@ def test_the_actors_really_do_the_work_and_the_worker_does_what_a_dead_one_left(
             assert commit.reasons == {"empty": 1, "not_an_image": 1, "missing": 1}
             assert worker._elsewhere.answered > worker._elsewhere.unanswered > 0
             until = time.monotonic() + 60  # Ray starts it again
-            while ray.get(crew.handles[0].__ray_call__.remote(lambda _: os.getpid())) == pids[0]:
+            while ray.get(crew.reach[0][0].__ray_call__.remote(lambda _: os.getpid())) == pids[0]:
                 assert time.monotonic() < until
         finally:
             crew.close()
