@@ -387,5 +387,6 @@ class Attempt:
     def close(self) -> None:
         """Remove what was written, unless it was committed."""
         if not self._keep:
-            for file in filter(None, (self._good, self._bad)):
-                file.discard()
+            for file in (self._good, self._bad):
+                if file is not None:
+                    file.discard()
