@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cluster.errors import SchemaError
-from cluster.evaluation import Evaluation, evaluate, with_labels
 from cluster.jobs.outputs import write_report
 from cluster.output.merging import Merger
-from cluster.output.schema import Kept, answer_columns, named_apart
+from cluster.output.schema import Kept, answer_columns, named_apart, with_column
 from cluster.report import Summary, Tally
 from cluster.report.facts import ReportFacts, gather
 
 if TYPE_CHECKING:
+    from cluster.evaluation import Evaluation
     from cluster.output.records import OutputManifest
     from cluster.planning import Job
 
@@ -60,9 +60,13 @@ def end_job(job: Job, tally: Tally, *, workers: int, working: float, started: fl
 
 def _evaluated(job: Job, manifest: OutputManifest) -> Iterator[Evaluation]:
     """Yield how right the answers of each model are, if they are to be judged."""
+    if not job.labels:
+        return
+    from cluster.evaluation import evaluate
+
     answers = answer_columns(job.models)
-    for model, labels in zip(job.models, job.labels, strict=bool(job.labels)):
-        kept = named_apart(map(Kept.parse, with_labels(job.options.keep, labels.column)), answers)
+    for model, labels in zip(job.models, job.labels, strict=True):
+        kept = named_apart(map(Kept.parse, with_column(job.options.keep, labels.column)), answers)
         name = next(one.name for one in kept if one.column == labels.column)
         yield evaluate(job.output, manifest, labels, model.manifest, name=name, prefix=model.prefix)
 

@@ -29,7 +29,7 @@ from cluster.input.labels import ClassIds, LabelColumn
 from cluster.output.commit import OutputDirectory
 from cluster.output.read import column_batches
 from cluster.output.records import OutputManifest
-from cluster.output.schema import SOURCE_FIELDS, Kept, task_columns
+from cluster.output.schema import SOURCE_FIELDS, task_columns
 from runtime.datasets import Row
 from runtime.errors import DatasetError
 from runtime.evaluation.metrics import METRICS, Figures
@@ -43,7 +43,7 @@ from runtime.tasks import Classification, Embedding, Instances, Matte, Predictio
 from runtime.tasks.records import prediction_of
 from runtime.terminal import Progress, progress
 
-__all__ = ["Evaluation", "evaluate", "with_labels"]
+__all__ = ["Evaluation", "evaluate"]
 
 CLASS_ROWS = 65_536  # in memory at a time
 VECTOR_ROWS = 4096
@@ -82,13 +82,6 @@ class Evaluation:
     metrics: dict[str, float]
     classes: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def with_labels(keep: tuple[str, ...], label: str | None) -> tuple[str, ...]:
-    """Return what to keep, in the words of ``--keep``: what was asked for, and the column *label* to judge by."""
-    if label is None or label in {Kept.parse(text).column for text in keep}:
-        return keep
-    return (*keep, label)
 
 
 def evaluate(

@@ -10,15 +10,14 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from cluster.errors import OutputError, WorkersError
-from cluster.evaluation import with_labels
-from cluster.input.labels import LabelColumn, check_evaluable
 from cluster.input.sampling import Sample, limited
 from cluster.input.sources import Columns, Source, open_source
 from cluster.models import JobModel, open_models
@@ -26,12 +25,15 @@ from cluster.output.commit import OutputDirectory
 from cluster.output.merging import FILE_BYTES
 from cluster.output.partitions import MOST_PARTITIONS, PartitionColumn, Partitioning, partition_column
 from cluster.output.records import JobRecord
-from cluster.output.schema import Kept, answer_columns, kept_fields, named_apart, output_schema
+from cluster.output.schema import Kept, answer_columns, kept_fields, named_apart, output_schema, with_column
 from cluster.plan import Shard, ShardLimits, plan_shards
 from cluster.pool.seats import parse_threads, parse_workers
 from cluster.storage import is_remote
 from cluster.storage.fetch import FetchLimits
 from cluster.worker.spec import WORKER_MEMORY, WorkerSpec
+
+if TYPE_CHECKING:
+    from cluster.input.labels import LabelColumn
 
 __all__ = ["BatchOptions", "Job", "plan_job"]
 
@@ -168,7 +170,7 @@ def plan_job(options: BatchOptions) -> Job:
     output = OutputDirectory.open(options.output)
     models = open_models(options.models, options.store)
     answers = answer_columns(models)
-    names = with_labels(with_labels(options.keep, options.evaluate), options.partition_by)
+    names = with_column(with_column(options.keep, options.evaluate), options.partition_by)
     keep = named_apart(map(Kept.parse, names), answers)
     sample = None if options.sample is None else Sample(fraction=options.sample, seed=options.seed)
     columns = Columns(
@@ -179,8 +181,7 @@ def plan_job(options: BatchOptions) -> Job:
         source = replace(source, files=tuple(limited(source.files, options.limit, sample)))
     _check_apart(output.uri, source)
     kept = tuple(kept_fields(source.schema, keep))
-    column = options.evaluate
-    labels = () if column is None else tuple(check_evaluable(one.manifest, source, column) for one in models)
+    labels = () if options.evaluate is None else _labels(models, source, options.evaluate)
     schema = output_schema(answers, kept)
     partition_by = partition_column(schema, keep, options.partition_by)
     limits = ShardLimits(rows=options.shard_rows) if options.shard_rows else ShardLimits.default(source.rows)
@@ -216,6 +217,13 @@ def plan_job(options: BatchOptions) -> Job:
         output=output,
         labels=labels,
     )
+
+
+def _labels(models: Sequence[JobModel], source: Source, column: str) -> tuple[LabelColumn, ...]:
+    """Return what the answers of each of *models* are judged by: *column* of *source*."""
+    from cluster.input.labels import check_evaluable  # which loads what judges, and most jobs are not judged
+
+    return tuple(check_evaluable(model.manifest, source, column) for model in models)
 
 
 def _worker_spec(

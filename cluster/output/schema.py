@@ -46,6 +46,7 @@ __all__ = [
     "output_schema",
     "prediction_arrays",
     "task_columns",
+    "with_column",
 ]
 
 SOURCE_FIELDS: tuple[pa.Field, ...] = (
@@ -160,6 +161,13 @@ class Kept:
         if not column.strip() or (renamed and not name.strip()):
             raise SchemaError(f"--keep {text!r}: expected COLUMN or COLUMN=NAME, NAME being its name in the output")
         return cls(column.strip(), name.strip() or column.strip())
+
+
+def with_column(keep: tuple[str, ...], column: str | None) -> tuple[str, ...]:
+    """Return what to keep, in the words of ``--keep``: what was asked for, and *column*, which the job needs."""
+    if column is None or column in {Kept.parse(text).column for text in keep}:
+        return keep
+    return (*keep, column)
 
 
 def named_apart(kept: Iterable[Kept], answers: Fields) -> tuple[Kept, ...]:

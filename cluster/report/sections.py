@@ -6,9 +6,8 @@ import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.evaluation import Evaluation
 from cluster.report.classes import SCORE_BINS, Classes
 from cluster.report.examples import EACH
 from cluster.report.facts import ReportFacts
@@ -16,6 +15,9 @@ from runtime.evaluation.titles import title_of
 from runtime.page import fact_list, hint, page, section, tiles
 from runtime.page.charts import bar_table, duration, rate_chart, share_chart
 from runtime.page.markup import Markup, joined, tag
+
+if TYPE_CHECKING:
+    from cluster.evaluation import Evaluation
 
 __all__ = ["render_report"]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.evaluation import Evaluation
 from cluster.output.partitions import Value
 from cluster.output.records import Commit, OutputManifest
 from runtime.terminal import table
+
+if TYPE_CHECKING:
+    from cluster.evaluation import Evaluation
 
 __all__ = ["Summary", "Tally"]
 
