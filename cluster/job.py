@@ -320,7 +320,7 @@ def _ray_pool(job: Job, pending: int) -> Iterator[Pool]:
             pack(job.artifact),
             job.spec,
             lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused, sharing=ours),
-            decode=job.options.decode_actors,
+            crew=job.options.decode_actors,
         )
         meter = RayMeter(job=job_id(job.output.uri), model=job.record.model)
         try:

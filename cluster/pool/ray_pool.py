@@ -182,17 +182,17 @@ class RayPool:
         package: Package,
         spec: WorkerSpec,
         arrange: Arrange,
-        decode: int = 0,
         *,
+        crew: int = 0,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
-        """Begin to start the actors whose seats *arrange* gives, and before them *decode* decode actors.
+        """Begin to start the actors whose seats *arrange* gives, and before them a *crew* of decode actors.
 
         Raises:
             PoolError: There is no node for them.
         """
         self._call = (ray.put(package), spec)
-        self._crew = Crew(cluster_nodes(), decode, *self._call) if decode else None
+        self._crew = Crew(cluster_nodes(), crew, *self._call) if crew else None
         self._arrange = arrange
         self._start_timeout = start_timeout
         self._deadline = time.monotonic() + start_timeout
