@@ -186,11 +186,7 @@ class RayPool:
         crew: int = 0,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
-        """Begin to start the actors whose seats *arrange* gives, and before them a *crew* of decode actors.
-
-        Raises:
-            PoolError: There is no node for them.
-        """
+        """Begin to start the actors whose seats *arrange* gives, and before them a *crew* of decode actors."""
         self._call = (ray.put(package), spec)
         self._crew = Crew(cluster_nodes(), crew, *self._call) if crew else None
         self._arrange = arrange
@@ -273,7 +269,8 @@ class RayPool:
         try:
             answer = ray.get(reference)
         except RayTaskError as error:  # it lives, but cannot make sense of the call: other code than the driver's
-            failure = Failure(text=f"a worker cannot do what it is asked to: {_last_line(error)}")
+            said = str(error).strip().rpartition("\n")[2][:200]
+            failure = Failure(text=f"a worker cannot do what it is asked to: {said}")
             answer = Outcome(task=actor.tasks[reference], failure=failure) if reference in actor.tasks else failure
         except RayError as error:
             kind, why = self._cause(actor, error)
@@ -395,10 +392,6 @@ class RayPool:
 
 def _amounts(of: Mapping[str, float], like: Mapping[str, float]) -> str:
     return ", ".join(f"{of.get(name, 0):g} {name}s" for name in like)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().rpartition("\n")[2][:200]
 
 
 def _first_sentence(error: Exception) -> str:
