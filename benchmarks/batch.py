@@ -16,11 +16,12 @@ All engines (`batch_engines.py`) run the same model over the same photographs in
 
 Memory is the most that a run and all processes that it began hold together, each page counted once (proportional set
 size). Rows a second are counted from the moment that an engine begins to read, which has workers to start and models to
-load first; `at work` are those from the first shard's begin to the last one's commit, which Vedette's reports tell. The
-roofline is what the cores could do if nothing but decoding, resizing and inference took time: both are measured alone,
-on one core, inference in batches of the size that is fastest, at the beginning and at the end, the better one counts.
-The ceilings are what they could do if there were nothing but reading, decoding or inference. The answers of all must
-agree.
+load first; `at work` are those from the first shard's begin to the last one's commit, which Vedette's reports tell.
+
+The ceilings are what the cores could do if there were nothing but reading, decoding or inference, and the roofline if
+nothing but decoding, resizing and inference took time. They are measured alone in each turn, inference in batches of
+the size that is fastest, on one core while the others rest; and again on all cores at once (`busy`), for cores share
+caches, memory and, where the machine is a virtual one, more. The answers of all engines must agree.
 
 Needs Vedette's test data (VEDETTE_TEST_DATA).
 """
@@ -56,8 +57,8 @@ PACKAGES = ("onnxruntime", "ray", "pyarrow", "numpy", "pillow", "torch")
 MODELS = ("mobilenet_v2", "mobilenet_v2-int8", "resnet50-int8")
 ROW_GROUP = 50
 LOOKED_AT = 0.05  # seconds between two looks at the memory
-ALONE = 96  # photographs that decoding and inference are measured with alone
-SIZES = (1, 2, 4, 8, 16, 32)  # batches that inference is measured with alone: the fastest counts
+ALONE = 48  # photographs that decoding and inference are measured with alone
+SIZES = (1, 2, 4, 8, 16)  # batches that inference is measured with alone: the fastest counts
 
 
 class Memory(threading.Thread):
@@ -140,25 +141,46 @@ def seconds_each(work: Any, items: Sequence[Any]) -> float:
     return (time.perf_counter() - started) / len(items)
 
 
-def alone(setting: Setting, files: Sequence[bytes]) -> dict[str, float]:
-    """Return the rows a second that all cores could decode, infer, do both, and one could read."""
-    some = files[:ALONE]
-    pixels = [prepared(data, normalized=False) for data in some]
+def stages(setting: Setting) -> dict[str, float]:
+    """Return the seconds that one image takes to read, to decode and resize, and to infer, in this thread."""
+    batch = next(pq.ParquetFile(setting.input).iter_batches(batch_size=ALONE, columns=["image"]))
+    some = batch.column("image").to_pylist()
     classifier = Classifier(setting.model)
-    inputs = pixels if not classifier.normalized else [classifier.prepare(data) for data in some]
-    decoding = seconds_each(lambda data: prepared(data, normalized=False), some)
-    inference = min(
-        seconds_each(classifier.labels, [np.stack(inputs[at : at + size]) for at in range(0, len(inputs), size)]) / size
-        for size in SIZES
-    )
+    inputs = [prepared(data, normalized=classifier.normalized) for data in some]
     started = time.perf_counter()
     rows = sum(batch.num_rows for batch in pq.ParquetFile(setting.input).iter_batches(batch_size=BATCH))
-    return {
-        "read only": rows / (time.perf_counter() - started),
-        "decode only": setting.cores / decoding,
-        "infer only": setting.cores / inference,
-        "roofline": setting.cores / (decoding + inference),
+    reading = (time.perf_counter() - started) / rows
+    batches = {
+        size: [np.stack(inputs[at : at + size]) for at in range(0, len(inputs) - size + 1, size)] for size in SIZES
     }
+    return {
+        "read": reading,
+        "decode": seconds_each(lambda data: prepared(data, normalized=False), some),
+        "infer": min(seconds_each(classifier.labels, some) / size for size, some in batches.items()),
+    }
+
+
+def measured_alone(setting: Setting, processes: int) -> dict[str, float]:
+    """Return the `stages` of so many *processes* that run at the same time, on average."""
+    command = [sys.executable, __file__, "--child", "stages", setting.dump()]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    found = [json.loads(child.communicate()[0]) for child in children]
+    return {stage: statistics.mean(one[stage] for one in found) for stage in found[0]}
+
+
+def ceilings(of_one: Sequence[dict[str, float]], of_all: Sequence[dict[str, float]], cores: int) -> dict[str, float]:
+    """Return rows a second, by what were done alone, from the medians of what one core took, and all at once."""
+    one, all_ = (
+        {stage: statistics.median(found[stage] for found in runs) for stage in runs[0]} for runs in (of_one, of_all)
+    )
+    seconds = {
+        "read only, one core": one["read"],
+        "decode only": one["decode"] / cores,
+        "infer only": one["infer"] / cores,
+        "roofline": (one["decode"] + one["infer"]) / cores,
+        "roofline, all cores busy": (all_["decode"] + all_["infer"]) / cores,
+    }
+    return {what: round(1 / spent, 1) for what, spent in seconds.items()}
 
 
 def resnet50_file(files: Sequence[bytes], path: Path) -> Path:
@@ -209,8 +231,10 @@ def compare(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any
     peaks: dict[str, list[int]] = {engine: [] for engine in options.engines}
     working: dict[str, list[float]] = {engine: [] for engine in options.engines}
     answers: dict[str, dict[int, int]] = {}
-    before = alone(setting(work / "none"), files)
+    of_one, of_all = [], []
     for turn in range(options.repeats + 1):
+        of_one.append(measured_alone(setting(work / "none"), 1))
+        of_all.append(measured_alone(setting(work / "none"), options.cores))
         for engine in options.engines:
             output = work / f"{engine}-{turn}"
             seconds, peak = measure(engine, setting(output))
@@ -235,23 +259,22 @@ def compare(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any
         }
         for engine in options.engines
     ]
-    after = alone(setting(work / "none"), files)
-    ceilings = {what: round(max(rate, after[what]), 1) for what, rate in before.items()}
-    return {"rows": rows, "ceilings": ceilings, "rates": rates, "at_work": working, "peaks": peaks}
+    alone = {"ceilings": ceilings(of_one, of_all, options.cores), "seconds_alone": {"one": of_one, "all": of_all}}
+    return {"rows": rows, **alone, "rates": rates, "at_work": working, "peaks": peaks}
 
 
 def with_ratios(found: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Return the rows of the table: beside each figure its ratio to Ray Data's better way, and to the roofline."""
     ours = [row for row in found["rows"] if row["engine"].startswith("ray-data")]
     base = max(ours, key=lambda row: row["rows_per_second"], default=None)
-    roofline = found["ceilings"]["roofline"]
+    roofline, busy = (found["ceilings"][name] for name in ("roofline", "roofline, all cores busy"))
     return [
         (
             row["engine"],
             row["rows_per_second"],
             f"{row['rows_per_second'] / base['rows_per_second']:.2f}" if base else "-",
             f"{row['rows_per_second'] / roofline:.2f}",
-            f"{row['at_work'] / roofline:.2f}" if row["at_work"] else "-",
+            *((f"{row['at_work'] / most:.2f}" if row["at_work"] else "-") for most in (roofline, busy)),
             row["peak_mb"],
             f"{row['peak_mb'] / base['peak_mb']:.2f}" if base else "-",
             f"{row['agrees']:.1%}",
@@ -272,7 +295,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         engine, text = options.child
-        print(ENGINES[engine](Setting.parse(text)))
+        print(json.dumps(stages(Setting.parse(text))) if engine == "stages" else ENGINES[engine](Setting.parse(text)))
         return
     options.images = TEST_DATA / "images" / "imagenet300"
     if not options.images.is_dir():
@@ -286,7 +309,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="vedette-bench-") as work:
             os.environ["VEDETTE_HOME"] = str(Path(work) / "home")
             found = compare(name, options, Path(work))
-        headings = ("engine", "rows/s", "x ray-data", "x roofline", "at work", "MB", "x ray-data", "agrees")
+        headings = ("engine", "rows/s", "x ray-data", "x roofline", "at work", "x busy", "MB", "x ray-data", "agrees")
         print(f"\n{name}\n{table(headings, with_ratios(found))}\n")
         print(table(("alone", "rows/s"), list(found["ceilings"].items())), flush=True)
         kept[name] = {**environment(packages, cores=options.cores, rows=options.rows, repeats=options.repeats), **found}
