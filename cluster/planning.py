@@ -162,23 +162,13 @@ def plan_job(options: BatchOptions) -> Job:
         OtherJobError: The output belongs to another job.
         OutputError: The output holds something that no job wrote.
     """
-    counts = parse_workers(options.workers)
-    if options.local and options.decode_actors:
-        raise WorkersError("--decode-actors needs a Ray cluster; --local has one process")
-    if options.local and counts and counts.keys() != {"cpu"}:
-        raise WorkersError(f"--workers {options.workers!r}: with --local there is one worker; name its --provider")
+    _check_workers(options)
     output = OutputDirectory.open(options.output)
     models = open_models(options.models, options.store)
     answers = answer_columns(models)
     names = with_column(with_column(options.keep, options.evaluate), options.partition_by)
     keep = named_apart(map(Kept.parse, names), answers)
-    sample = None if options.sample is None else Sample(fraction=options.sample, seed=options.seed)
-    columns = Columns(
-        image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter, sample=sample
-    )
-    source = open_source(options.input, columns)
-    if options.limit is not None:
-        source = replace(source, files=tuple(limited(source.files, options.limit, sample)))
+    source = _open_input(options, keep)
     _check_apart(output.uri, source)
     kept = tuple(kept_fields(source.schema, keep))
     labels = () if options.evaluate is None else _labels(models, source, options.evaluate)
@@ -194,7 +184,7 @@ def plan_job(options: BatchOptions) -> Job:
             "image column": source.columns.image,
             "keep": list(names),
             "filter": options.filter,
-            "sample": None if sample is None else [sample.fraction, sample.seed],
+            "sample": None if options.sample is None else [options.sample, options.seed],
             "limit": options.limit,
             "shard rows": limits.rows,
             "shard bytes": limits.size,
@@ -217,6 +207,27 @@ def plan_job(options: BatchOptions) -> Job:
         output=output,
         labels=labels,
     )
+
+
+def _check_workers(options: BatchOptions) -> None:
+    """Raise unless the workers that *options* ask for can be had where the job runs."""
+    counts = parse_workers(options.workers)
+    if options.local and options.decode_actors:
+        raise WorkersError("--decode-actors needs a Ray cluster; --local has one process")
+    if options.local and counts and counts.keys() != {"cpu"}:
+        raise WorkersError(f"--workers {options.workers!r}: with --local there is one worker; name its --provider")
+
+
+def _open_input(options: BatchOptions, keep: Sequence[Kept]) -> Source:
+    """Return the input that *options* ask for, up to their limit; its columns are looked at."""
+    sample = None if options.sample is None else Sample(fraction=options.sample, seed=options.seed)
+    columns = Columns(
+        image=options.image_column, keep=tuple(kept.column for kept in keep), filter=options.filter, sample=sample
+    )
+    source = open_source(options.input, columns)
+    if options.limit is None:
+        return source
+    return replace(source, files=tuple(limited(source.files, options.limit, sample)))
 
 
 def _labels(models: Sequence[JobModel], source: Source, column: str) -> tuple[LabelColumn, ...]:
