@@ -17,9 +17,8 @@ from runtime.session import SessionOptions
 
 __all__ = ["RunningModel"]
 
-ON_CORES = frozenset(
-    {"CPUExecutionProvider", "XnnpackExecutionProvider"}
-)  # whose session threads take cores from others
+ON_CORES = frozenset({"CPUExecutionProvider", "XnnpackExecutionProvider"})
+"""Execution providers whose session threads take cores from others."""
 
 
 class RunningModel:
@@ -47,11 +46,6 @@ class RunningModel:
     def on_cores(self) -> bool:
         """Whether its session's threads take cores from others."""
         return self.predictor.provider in ON_CORES
-
-    @property
-    def background(self) -> tuple[int, int, int]:
-        """What its pictures are composed on where they are transparent."""
-        return self._artifact.manifest.preprocess.background
 
     @property
     def input_bytes(self) -> int:

@@ -54,9 +54,7 @@ STAGES = ("read", "decode", "infer", "write")
 @dataclass(frozen=True, slots=True)
 class _Inferred:
     prepared: Prepared
-    columns: list[
-        pa.Array
-    ]  # what the models said of the n rows; masks are encoded already, which is a small part of them
+    columns: list[pa.Array]  # what the models said of the n rows; masks are encoded, which is a small part of them
 
 
 class ShardWorker:
