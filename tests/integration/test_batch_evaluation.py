@@ -291,8 +291,7 @@ def test_labels_in_a_bucket_are_looked_at_and_judged_there(proxy: Proxy, tmp_pat
         shard_rows=20,
     )
     right = sum(name == LABELS[number % 3] for number, name in enumerate(names))
-    evaluation = run_batch(options).evaluation
-    assert evaluation is not None
+    (evaluation,) = run_batch(options).evaluations
     assert evaluation.metrics["top1"] == pytest.approx(right / 60)
     wrong = pa.table({**rows, "name": [*names[:-1], "mauve"]})
     pq.write_table(wrong, tmp_path / "in.parquet", row_group_size=20)

@@ -1,7 +1,7 @@
 """Makes Python processes die of marked images, as they would where a decoder has a bug: its folder goes on PYTHONPATH.
 
 An image whose bytes hold ``dies of SIGKILL`` (or of another signal) kills the process that loads it. Python imports
-this module when it starts; the predictor is changed when, and only if, somebody imports it.
+this module when it starts; what loads pictures is changed when, and only if, somebody imports it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 
 MARK = re.compile(rb"dies of (SIG[A-Z]+)")
-MODULE = "runtime.predictor"
+MODULE = "runtime.preparation"
 
 
 class _Deadly(importlib.abc.MetaPathFinder):
@@ -29,15 +29,15 @@ class _Deadly(importlib.abc.MetaPathFinder):
 
         def execute_and_arm(module):
             execute(module)
-            load = module.Predictor.load
+            load = module.Preparation.load
 
-            def load_or_die(self, image):
+            def load_or_die(self, image, **options):
                 if isinstance(image, bytes) and (found := MARK.search(image)):
                     signal.pthread_kill(threading.get_ident(), getattr(signal, found[1].decode()))
                     time.sleep(3600)  # whoever handles the signal ends the process; this thread must not go on
-                return load(self, image)
+                return load(self, image, **options)
 
-            module.Predictor.load = load_or_die
+            module.Preparation.load = load_or_die
 
         spec.loader.exec_module = execute_and_arm
         return spec

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from exact_int8 import exact_int8
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -123,6 +124,7 @@ def test_a_convolution_that_takes_pixels_is_the_one_behind_the_normalization(
         np.testing.assert_allclose(ours, expected, atol=2e-4)
 
 
+@exact_int8
 def test_quantized_the_pixels_are_taken_as_they_are() -> None:
     model = network(preprocess())
     straight = quantized(model)
@@ -152,6 +154,7 @@ def test_means_too_far_apart_for_one_zero_point_keep_the_normalization() -> None
     assert with_pixels(network(far, pad=0)) is not None  # nothing is padded: exact
 
 
+@exact_int8
 def test_the_order_of_the_channels_goes_into_the_weights() -> None:
     settings = preprocess(color="BGR", mean=(104.0, 117.0, 123.0), std=(1.0,), scale=1.0)
     straight = quantized(network(settings))
@@ -176,6 +179,7 @@ def test_what_takes_no_pixels_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("kernel", "stride", "pad"), [(3, 2, 1), (7, 2, 3), (5, 2, 2), (4, 4, 0), (4, 2, 1), (6, 6, 0)]
 )
+@exact_int8
 def test_over_cells_every_number_is_the_same(act: str | None, kernel: int, stride: int, pad: int) -> None:
     model = quantized(network(preprocess(), kernel=kernel, stride=stride, pad=pad, act=act))
     cells = in_cells(model)
@@ -186,6 +190,7 @@ def test_over_cells_every_number_is_the_same(act: str | None, kernel: int, strid
         np.testing.assert_array_equal(ours, expected)
 
 
+@exact_int8
 def test_over_cells_with_weights_of_one_scale() -> None:
     model = quantized(network(preprocess()), per_channel=False)
     cells = in_cells(model)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from exact_int8 import exact_int8
 
 from controller.lifecycle.importers import ImportedModel, load_source
 from controller.lifecycle.quantization.recovery.search import Goal
@@ -244,6 +245,7 @@ def test_accuracy_that_falls_too_far_is_rejected_on_any_device(
     assert wrong.reason.startswith("further from fp32 than half precision explains: output 'scores' differs")
 
 
+@exact_int8
 def test_variants_give_what_fp32_gives_within_what_their_numbers_explain(drafted: tuple[Draft, Manifest]) -> None:
     draft, manifest = drafted
     expected = draft.outputs[FP32]["scores"]

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from exact_int8 import exact_int8
 from onnx import helper, numpy_helper
 
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
@@ -125,6 +126,7 @@ def test_streams_follow_additions_and_end_where_scale_matters(uneven: Calibratio
     assert found[frozenset({"c2", "r2"})].limits == {"r2": 6.0}
 
 
+@exact_int8
 def test_equalized_network_computes_the_same_and_is_easier_to_quantize(uneven: Calibration) -> None:
     fresh = equalized(uneven, images=24)
     batch = np.concatenate(list(uneven.batches(8)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 import pytest
+from exact_int8 import exact_int8
 
 from controller.errors import ExportError
 from controller.lifecycle.quantization.calibration.calibrate import Calibration
@@ -35,6 +36,7 @@ def test_whole_ladder_brings_more_than_any_single_rung(uneven: Calibration, clim
     assert climbed.metrics()["sqnr_db"] == pytest.approx(climbed.fidelity.sqnr, abs=0.01)
 
 
+@exact_int8
 def test_rungs_that_cost_no_speed_bring_something_each(uneven: Calibration) -> None:
     free = tuple(rung for rung in RUNGS if not rung.costs_speed)
     found = recover(uneven, Scheme(), replace(UNREACHABLE, rungs=free))
