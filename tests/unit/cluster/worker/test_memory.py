@@ -38,7 +38,7 @@ def peak():
 root, source, output, memory = sys.argv[1:]
 found = open_source(source, Columns(image="image"))
 (shard,) = plan_shards(found.files, ShardLimits(rows=1000, size=1 << 40), reader=found.reader)
-spec = WorkerSpec(output=output, columns=found.columns, kept=(), batch_size=None, provider="cpu", memory=int(memory))
+spec = WorkerSpec(output=output, columns=found.columns, kept=(), batch_size=64, provider="cpu", memory=int(memory))
 worker = ShardWorker([JobModel(artifact=Artifact.open(Path(root)))], spec, Threads(decode=2))
 worker.probe(shard, (0, 2))
 before = peak()
