@@ -122,7 +122,9 @@ def write_input(images: Path, path: Path, rows: int) -> list[bytes]:
 def measure(engine: str, setting: Setting) -> tuple[float, int]:
     """Run *engine* in a process of its own; return the seconds that it reports, and its peak memory in bytes."""
     command = [sys.executable, __file__, "--child", engine, setting.dump()]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    found_by_workers = {**os.environ, "PYTHONPATH": path}  # of Daft and Ray, which import what `batch_engines` defines
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=found_by_workers)
     memory = Memory(child.pid)
     memory.start()
     found, complaints = child.communicate()
