@@ -8,9 +8,9 @@ Rules:
       providers. They go wherever there is room, also on nodes that do not exist yet.
     * What a provider needs is `NEEDS`: cores alone, a GPU, or a custom resource of Ray by its own name.
     * A kind that was refused (its proof failed there) has no seat, and its cores are the others'.
-    * A worker with one core infers and decodes on it, one thread each. With more, a quarter decodes
-      and the rest infers: for a MobileNetV2 that is how the work divides (decode and resize
-      2.6 ms, inference 8 ms). Beside an accelerator all of them decode.
+    * A worker with one core infers and decodes on it in turn, in one thread: two would take the core's caches from
+      each other. With more, a quarter decodes and the rest infers: for a MobileNetV2 that is how the work divides
+      (decode and resize 2.6 ms, inference 8 ms). Beside an accelerator all of them decode.
     * Workers beyond the cores share them, each reserving its part of one, where the cluster is this
       machine; elsewhere those beyond wait for nodes to come.
 """
@@ -145,6 +145,8 @@ def divide(cores: int, workers: int | None, largest: int | None = None) -> Divis
 
 
 def _threads(cores: int) -> Threads:
+    if cores == 1:
+        return Threads(decode=0)
     decode = max(1, cores // 4)
     return Threads(session=max(1, cores - decode), decode=decode)
 

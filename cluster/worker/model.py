@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.models import JobModel
@@ -14,6 +13,7 @@ from cluster.output.schema import file_metadata, prediction_arrays, task_columns
 from cluster.worker.graphs import captured
 from runtime.predictor import Predictor
 from runtime.session import SessionOptions
+from runtime.tasks import Prediction
 
 __all__ = ["RunningModel"]
 
@@ -103,6 +103,6 @@ class RunningModel:
             options=SessionOptions(intra_op_threads=threads),
         )
 
-    def columns(self, outputs: Sequence[npt.NDArray[np.generic]], sizes: Sequence[tuple[int, int]]) -> list[pa.Array]:
-        """Return the columns that *outputs* of the graph become, for originals of *sizes* (height, width)."""
-        return prediction_arrays(self._fields, self.predictor.decode(outputs, sizes))
+    def columns(self, predictions: Sequence[Prediction]) -> list[pa.Array]:
+        """Return the columns that *predictions* become."""
+        return prediction_arrays(self._fields, predictions)

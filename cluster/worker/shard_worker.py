@@ -3,7 +3,8 @@
 Rules:
     * A plain class. Ray makes it an actor, `--local` calls it in threads, a test just calls it.
     * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
-      shard and the beginning of the next, when two threads run one each.
+      shard and the beginning of the next, when two threads run one each. Where decoding and inference would take
+      turns on one core anyway (`Threads.decode` is 0), a thread does both with a batch (`cluster.worker.lanes`).
     * At most `Threads.infer` batches are in the session at a time, or as many as that overlaps (`batches`).
     * Batch size and division of the threads are found out in the first seconds (`cluster.worker.tuning`), unless given.
     * Memory is bounded by what is in buffers, (decode threads + 6) batches a running shard; a batch gets
@@ -21,11 +22,15 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.dispatch.crashes import Part
@@ -39,6 +44,7 @@ from cluster.plan import Shard
 from cluster.worker.batches import Turns
 from cluster.worker.decoders import chosen_decoder
 from cluster.worker.elsewhere import Decoders, Elsewhere, requests
+from cluster.worker.lanes import Lanes
 from cluster.worker.model import RunningModel
 from cluster.worker.pipeline import StageClock, map_ahead, prefetch
 from cluster.worker.preparing import Prepared, Preparer, Rows
@@ -49,6 +55,13 @@ from runtime.preparation import Preparation
 __all__ = ["STAGES", "ShardWorker"]
 
 STAGES = ("read", "decode", "infer", "write")
+LANE_ROWS = 8  # that a thread decodes before it infers them: the model's weights then stay in the caches for all
+
+Outputs = list[npt.NDArray[Any]]
+"""Of one graph, for a batch."""
+
+_Batch = tuple[slice, list[Outputs]]
+"""Good rows of a block, and what each model's graph gives for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +93,20 @@ class ShardWorker:
             session, decode = spec.threads
             threads = replace(threads, session=session, decode=decode * threads.infer)
         self._models = tuple(RunningModel(model, spec.provider, threads.session) for model in models)
+        if decoders is not None or not all(model.on_cores for model in self._models):
+            threads = threads.apart()
         self._spec = spec
         self._threads = threads
         self._output = OutputDirectory.open(spec.output)
         self._preparer = Preparer(spec, self._preparations, decoder)
         self._elsewhere = None if decoders is None else Elsewhere(decoders)
-        self._executor = ThreadPoolExecutor(threads.decode, thread_name_prefix="decode")
+        self._executor = ThreadPoolExecutor(max(1, threads.decode), thread_name_prefix="decode")
         self._tuner = self._new_tuner()
         if self._tuner.settled:
             self._capture(any_variant=True)
         in_flight = max(model.predictor.in_flight for model in self._models)
         self._turns = Turns(threads.infer, in_flight, lambda: self._tuner.settled)
+        self._lanes = Lanes(threads.infer)
         self._progress: dict[str, int] = {}
         self._stopped = threading.Event()
         self._schema = output_schema(answer_columns(models), spec.kept).with_metadata(
@@ -199,6 +215,8 @@ class ShardWorker:
 
     def _pipeline(self, rows: Rows, clock: StageClock, elsewhere: Elsewhere | None) -> Generator[_Inferred, None, None]:
         """Yield *rows*, inferred; each stage works ahead of the next."""
+        if not self._threads.decode:
+            return self._alternated(rows, clock)
         if elsewhere is None:
             prepared = self._prepared(rows, clock)
         else:
@@ -207,44 +225,86 @@ class ShardWorker:
             prepared = elsewhere.prepared(asked, lambda part: self._prepared(part, clock), self._preparations, clock)
         return prefetch(self._infer_all(prefetch(prepared, BUFFERED, "decode"), clock), BUFFERED, "infer")
 
+    def _alternated(self, rows: Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
+        """Yield *rows*, inferred by the thread that decoded them, in blocks of one batch or several."""
+        with self._lanes.lane() as lane, closing(self._read(rows, clock, lane.idle)) as read:
+            for block in read:
+                lane.take()
+                prepared = self._prepare(block, clock)
+                yield self._answered(prepared, list(self._in_batches(prepared, rows, clock)), clock)
+
+    def _in_batches(self, item: Prepared, rows: Rows, clock: StageClock) -> Iterator[_Batch]:
+        """Yield what the graphs give for *item*, of *rows*, in batches of the size that is tried, or best."""
+        start = 0
+        while start < len(item.sizes):
+            part = slice(start, start + self._size(rows))
+            yield part, self._outputs([inputs[part] for inputs in item.inputs], clock)
+            start = part.stop
+
     def _prepared(self, rows: Rows, clock: StageClock) -> Iterator[Prepared]:
         """Yield *rows*, read and decoded by threads of this process."""
-        blocks = self._preparer.blocks(rows, self._limits(rows), lambda: self._size(rows))
+        return map_ahead(
+            lambda block: self._prepare(block, clock), self._read(rows, clock), self._executor, self._threads.decode
+        )
 
-        def prepare(one: tuple[Block, bool]) -> Prepared:
-            block, usable = one
-            begun = time.perf_counter()
-            with clock.measure("decode"):
-                done = self._preparer.prepare(block, usable=usable)
-            self._tuner.decoded(done.rows - done.filtered, time.perf_counter() - begun)
-            return done
+    def _read(
+        self, rows: Rows, clock: StageClock, idle: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Generator[tuple[Block, bool], None, None]:
+        """Yield *rows* in blocks, each with whether its images may be looked at; wait *idle* for what is not there."""
+        blocks = self._preparer.blocks(rows, self._limits(rows), lambda: self._wanted(rows))
+        return prefetch(clock.timed("read", blocks), BUFFERED, "read", idle)
 
-        read = prefetch(clock.timed("read", blocks), BUFFERED, "read")
-        return map_ahead(prepare, read, self._executor, self._threads.decode)
+    def _prepare(self, one: tuple[Block, bool], clock: StageClock) -> Prepared:
+        block, usable = one
+        begun = time.perf_counter()
+        with clock.measure("decode"):
+            done = self._preparer.prepare(block, usable=usable)
+        self._tuner.decoded(done.rows - done.filtered, time.perf_counter() - begun)
+        return done
+
+    def _wanted(self, rows: Rows) -> int:
+        """Return how many of *rows* the next block shall have: a batch, or some for a thread that does everything."""
+        if self._threads.decode:
+            return self._size(rows)
+        size = self._tuner.size  # or another one by then, of up to twice as many
+        return max(1, size * max(2, LANE_ROWS // size) // rows.share)
 
     def _size(self, rows: Rows) -> int:
-        """Return how many rows the next batch of *rows* shall have."""
+        """Return how many of *rows* the next batch shall have."""
         return max(1, self._tuner.next_size() // rows.share)
 
     def _infer_all(self, items: Generator[Prepared, None, None], clock: StageClock) -> Iterator[_Inferred]:
-        return self._turns.map(lambda item: _Inferred(item, self._infer(item, clock)), items)
+        def infer(item: Prepared) -> _Inferred:
+            batches: list[_Batch] = []
+            if item.inputs:
+                with self._turns.turn():
+                    batches.append((slice(None), self._outputs(item.inputs, clock)))
+            return self._answered(item, batches, clock)
 
-    def _infer(self, item: Prepared, clock: StageClock) -> list[pa.Array]:
-        """Return the columns that the models' predictions for *item* become; none if no row is good."""
-        if not item.inputs:
-            return []
-        pairs = list(zip(self._models, item.inputs, strict=True))
-        with self._turns.turn(), clock.measure("infer"):
+        return self._turns.map(infer, items)
+
+    def _outputs(self, batch: Sequence[npt.NDArray[np.generic]], clock: StageClock) -> list[Outputs]:
+        """Return what each model's graph gives for its inputs of a *batch*."""
+        with clock.measure("infer"):
             begun = time.perf_counter()
-            outputs = [model.predictor.infer(batch) for model, batch in pairs]
-            settled = self._tuner.inferred(len(item.sizes), time.perf_counter() - begun)
+            outputs = [model.predictor.infer(inputs) for model, inputs in zip(self._models, batch, strict=True)]
+            settled = self._tuner.inferred(len(batch[0]), time.perf_counter() - begun)
         if settled:
             self._divide_threads()
             # beside the running shards: engines may take longer to build than a shard may stand still
             threading.Thread(target=self._capture, name="capture", daemon=True).start()
+        return outputs
+
+    def _answered(self, item: Prepared, batches: Sequence[_Batch], clock: StageClock) -> _Inferred:
+        """Return *item* with the columns that the outputs of its *batches* become; none if no row is good."""
+        if not batches:
+            return _Inferred(item, [])
         with clock.measure("infer"):
-            answers = zip(self._models, outputs, strict=True)
-            return [column for model, output in answers for column in model.columns(output, item.sizes)]
+            columns = []
+            for number, model in enumerate(self._models):
+                decoded = (model.predictor.decode(outputs[number], item.sizes[part]) for part, outputs in batches)
+                columns += model.columns(list(chain.from_iterable(decoded)))
+        return _Inferred(item, columns)
 
     def _limits(self, rows: Rows | None = None) -> BlockLimits:
         """Return how big batches, of *rows*, may be."""
@@ -271,7 +331,12 @@ class ShardWorker:
     def _divide_threads(self) -> None:
         """Divide the threads anew, if that is worth another session; shards that are running keep their decoders."""
         threads = self._threads
-        if self._spec.threads is not None or threads.infer > 1 or not all(model.on_cores for model in self._models):
+        if (
+            self._spec.threads
+            or not threads.decode
+            or threads.infer > 1
+            or not all(model.on_cores for model in self._models)
+        ):
             return
         session, decode = self._tuner.divided(threads.session, threads.decode)
         if (session, decode) == (threads.session, threads.decode):

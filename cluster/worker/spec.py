@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ class Threads:
 
     Attributes:
         session: Threads within one inference.
-        decode: Threads that decode and resize.
+        decode: Threads that decode and resize; 0: each that infers decodes its batch first.
         infer: Inferences at a time.
     """
 
@@ -34,8 +34,13 @@ class Threads:
         """Return what one worker has that stands for several: one session, used by several threads."""
         return Threads(session=self.session, decode=self.decode * workers, infer=self.infer * workers)
 
+    def apart(self) -> Threads:
+        """Return the same with threads that decode while others infer: where those do not infer on the cores."""
+        return self if self.decode else replace(self, decode=self.infer)
+
     def __str__(self) -> str:
-        return f"threads session={self.session} decode={self.decode} infer={self.infer}"
+        decode = f"decode={self.decode} infer={self.infer}" if self.decode else f"decode+infer={self.infer}"
+        return f"threads session={self.session} {decode}"
 
     @property
     def batches(self) -> int:

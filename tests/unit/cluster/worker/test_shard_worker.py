@@ -35,8 +35,11 @@ def job(options, tmp_path: Path) -> Job:
     return job
 
 
-def make_worker(job: Job, threads: Threads | None = None) -> ShardWorker:
-    return ShardWorker(job.models, job.spec, threads or Threads(decode=2))
+APART, IN_TURN = Threads(decode=2), Threads(decode=0)
+
+
+def make_worker(job: Job, threads: Threads = APART) -> ShardWorker:
+    return ShardWorker(job.models, job.spec, threads)
 
 
 def tasks_of(job: Job) -> list[Task]:
@@ -47,8 +50,9 @@ def rows_of(output: OutputDirectory, path: str) -> list[dict]:
     return pq.read_table(Path(output.uri) / path).to_pylist()
 
 
-def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
-    worker = make_worker(job)
+@pytest.mark.parametrize("threads", [APART, IN_TURN], ids=str)
+def test_a_shard_becomes_rows_bad_rows_and_a_commit(job, threads):
+    worker = make_worker(job, threads)
     commit = worker.run(job.shards[0])
     good = [n for n in range(commit.rows) if n not in BAD]
     rows = rows_of(job.output, commit.data.path)
@@ -70,18 +74,19 @@ def test_a_shard_becomes_rows_bad_rows_and_a_commit(job):
     assert commit.decoders == {read(PNG).decoder: len(good)}
 
 
-def test_batch_sizes_are_tried_and_answers_do_not_depend_on_them(options, tmp_path):
+@pytest.mark.parametrize("threads", [APART, IN_TURN], ids=str)
+def test_batch_sizes_are_tried_and_answers_do_not_depend_on_them(options, tmp_path, threads):
     write_rows(tmp_path / "in.parquet", 1500, bad=BAD)
     found = []
     for name, size in (("tuned", None), ("one", 1), ("many", 64)):
         job = plan_job(options(keep=("number",), batch_size=size, shard_rows=500, output=str(tmp_path / name)))
         job.output.claim(job.record)
-        worker = make_worker(job)
+        worker = make_worker(job, threads)
         commits = [worker.run(shard) for shard in job.shards]
         found.append([row for commit in commits for row in rows_of(job.output, commit.data.path)])
         settings = commits[-1].ran_on["settings"]
         sizes = size or "|".join(map(str, LADDER))
-        assert re.fullmatch(rf"batches of ({sizes}), threads session=1 decode=\d infer=1", settings)
+        assert re.fullmatch(rf"batches of ({sizes}), threads session=1 decode(=\d |\+)infer=1", settings)
         assert worker._tuner.settled or len(worker._tuner._handed) > 1
     assert found[0] == found[1] == found[2]
     assert [row["number"] for row in found[0]] == [number for number in range(1500) if number not in BAD]
@@ -132,8 +137,9 @@ def test_a_committed_shard_is_not_read_again(job):
         worker.run(job.shards[0])
 
 
-def test_shards_run_at_the_same_time_do_not_mix(job):
-    worker = make_worker(job, Threads(decode=2, infer=2))
+@pytest.mark.parametrize("threads", [Threads(decode=2, infer=2), Threads(decode=0, infer=2)], ids=str)
+def test_shards_run_at_the_same_time_do_not_mix(job, threads):
+    worker = make_worker(job, threads)
     outcomes = []
     threads = [
         threading.Thread(target=lambda task=task: outcomes.append(run_task(worker, task))) for task in tasks_of(job)
