@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any, Self
 
 from cluster.dispatch.loop import Policy, dispatch
-from cluster.ending import end_job
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError
 from cluster.jobs.request import job_id
 from cluster.output.partitions import check_number
@@ -50,6 +49,9 @@ def run_batch(options: BatchOptions) -> Summary:
     _check_bounds(job, tally)
     pending = [shard for shard in job.shards if shard.id not in commits]
     workers, working = _run_pending(job, pending, tally) if pending else (0, 0.0)
+
+    from cluster.ending import end_job  # only now: no shard waits for what makes a report
+
     return end_job(job, tally, workers=workers, working=working, started=started)
 
 

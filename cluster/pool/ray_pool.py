@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import (
@@ -41,11 +41,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.errors import PoolError
 from cluster.models import JobModel
 from cluster.pool.actor import BatchWorker
-from cluster.pool.decode_actors import Crew
 from cluster.pool.seats import NEEDS, Node, Refused, Seat
-from cluster.pool.shipment import ship
+from cluster.pool.shipment import Shipment, ship
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.spec import WorkerSpec
+
+if TYPE_CHECKING:
+    from cluster.pool.decode_actors import Crew
 
 __all__ = ["RayPool", "cluster_nodes", "ray_session"]
 
@@ -143,6 +145,12 @@ class _Actor:
         return len(self.tasks) < (1 if self.alone and self.tasks else SLOTS)
 
 
+def _crew(decoders: int, shipments: Sequence[Shipment], spec: WorkerSpec) -> Crew:
+    from cluster.pool.decode_actors import Crew  # and what reads and decodes, which a driver needs for nothing else
+
+    return Crew(cluster_nodes(), decoders, shipments, spec)
+
+
 class RayPool:
     """Actors that take tasks; needs a connection to Ray (`ray_session`)."""
 
@@ -171,7 +179,7 @@ class RayPool:
         """
         shipments = ship(models, shared=shared)
         self._call = (shipments, spec)
-        self._crew = Crew(cluster_nodes(), decoders, shipments, spec) if decoders else None
+        self._crew = _crew(decoders, shipments, spec) if decoders else None
         self._arrange = arrange
         self._start_timeout = start_timeout
         self._deadline = time.monotonic() + start_timeout

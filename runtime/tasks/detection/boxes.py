@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -101,6 +100,8 @@ def _nms(
     OpenCV's own limits stay open: its score threshold is exclusive, and ``top_k`` counts candidates,
     not survivors (https://github.com/opencv/opencv/blob/4.x/modules/dnn/src/nms.inl.hpp).
     """
+    import cv2  # 17 MB, which those that only name the columns of a task do without
+
     kept = cv2.dnn.NMSBoxesBatched(boxes.tolist(), ranks.tolist(), labels.tolist(), 0.0, iou_threshold)
     return np.asarray(kept, np.int64).reshape(-1)
 
