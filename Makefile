@@ -20,6 +20,9 @@ PIP_INSTALL := -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--
 SCRIPTS := .ci/run $(wildcard infra/*/*.sh)
 DOCKERFILES := $(wildcard infra/containers/Dockerfile.*)
 
+# Modules are compiled once, as they are where Vedette is installed, and not by every process that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-openvino test-tensorflow test-oldest-ort zoo fuzz lint format bench constraints clean distclean

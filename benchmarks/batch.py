@@ -124,6 +124,7 @@ def measure(engine: str, setting: Setting) -> tuple[float, int]:
     command = [sys.executable, __file__, "--child", engine, setting.dump()]
     path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     found_by_workers = {**os.environ, "PYTHONPATH": path}  # of Daft and Ray, which import what `batch_engines` defines
+    found_by_workers.pop("PYTHONDONTWRITEBYTECODE", None)  # as where it is installed, modules are compiled once
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=found_by_workers)
     memory = Memory(child.pid)
     memory.start()
