@@ -15,8 +15,9 @@ All engines (`batch_engines.py`) run the same model over the same photographs in
     plain           the script that tutorials show: read the table, loop over batches, default session
 
 Memory is the most that a run and all processes that it began hold together, each page counted once (proportional set
-size). Rows a second are counted from the moment that an engine begins to read, which has workers to start and models to
-load first; `at work` are those from the first shard's begin to the last one's commit, which Vedette's reports tell.
+size), as a look a second shows it: looking takes time of the processor, too, and most where there are most processes.
+Rows a second are counted from the moment that an engine begins to read, which has workers to start and models to load
+first; `at work` are those from the first shard's begin to the last one's commit, which Vedette's reports tell.
 
 The ceilings are what the cores could do if there were nothing but reading, decoding or inference, and the roofline if
 nothing but decoding, resizing and inference took time. They are measured alone in each turn, inference in batches of
@@ -56,7 +57,7 @@ from runtime.terminal import table
 PACKAGES = ("onnxruntime", "ray", "pyarrow", "numpy", "pillow", "torch")
 MODELS = ("mobilenet_v2", "mobilenet_v2-int8", "resnet50-int8")
 ROW_GROUP = 50
-LOOKED_AT = 0.05  # seconds between two looks at the memory
+LOOKED_AT = 1.0  # seconds between two looks at the memory; one takes 60 ms of a core where Ray runs
 ALONE = 48  # photographs that decoding and inference are measured with alone
 SIZES = (1, 2, 4, 8, 16)  # batches that inference is measured with alone: the fastest counts
 
