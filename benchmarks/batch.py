@@ -210,7 +210,8 @@ def published(name: str, images: Path, files: Sequence[bytes], work: Path) -> tu
     model = name.replace("_", "-")
     command = [str(Path(sys.executable).with_name("vedette")), "model", "import", str(source), "--name", model]
     command += ["--task", "classification", "--preprocess", "imagenet", "--precision"]
-    command += ["fp32,int8", "--calibration", str(images), "--max-drop", "100"] if precision else ["fp32"]
+    pictures = ["--calibration", str(images), "--evaluation", str(images)]  # one of a class: none can be held out
+    command += ["fp32,int8", *pictures, "--max-drop", "100"] if precision else ["fp32"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     artifact = resolve_artifact(model)
     wanted = precision or "fp32"
