@@ -6,9 +6,9 @@ python benchmarks/batch.py [--models mobilenet_v2,mobilenet_v2-int8,resnet50-int
 All engines (`batch_engines.py`) run the same model over the same photographs in the same Parquet file (row groups of
 50) in one go, taking turns, each run in a process of its own:
 
-    vedette-ray     `vedette batch run`: Ray actors
+    vedette-ray     `vedette batch run`: Ray actors, on a cluster that is there already
     vedette-local   the same with --local
-    ray-data        `ray.data.read_parquet(...).map_batches(...)`: an actor pool that decodes and infers
+    ray-data        `ray.data.read_parquet(...).map_batches(...)` on such a cluster: an actor pool decodes and infers
     ray-data-apart  the same, where decoding has tasks of its own
     daft            a class with `@daft.method.batch`, in processes (left out where daft is not installed)
     torch-loader    torch's DataLoader with a process a core that decodes, one session
@@ -17,7 +17,8 @@ All engines (`batch_engines.py`) run the same model over the same photographs in
 Memory is the most that a run and all processes that it began hold together, each page counted once (proportional set
 size), as a look a second shows it: looking takes time of the processor, too, and most where there are most processes.
 Rows a second are counted from the moment that an engine begins to read, which has workers to start and models to load
-first; `at work` are those from the first shard's begin to the last one's commit, which Vedette's reports tell.
+first; `at work` are those from the first shard's begin to the last one's commit, which Vedette's reports tell. A
+cluster is begun for each run that needs one, and left alone until its own processes have come to rest.
 
 The ceilings are what the cores could do if there were nothing but reading, decoding or inference, and the roofline if
 nothing but decoding, resizing and inference took time. They are measured alone in each turn, inference in batches of
@@ -41,6 +42,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,11 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from batch_engines import BATCH, ENGINES, Classifier, Setting, prepared
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from batch_engines import BATCH, ENGINES, ON_RAY, Classifier, Setting, prepared
+from ray_head import ray_head
 from record import RESULTS, TEST_DATA, environment, keep
 
 from runtime.store import resolve_artifact
@@ -58,16 +64,18 @@ PACKAGES = ("onnxruntime", "ray", "pyarrow", "numpy", "pillow", "torch")
 MODELS = ("mobilenet_v2", "mobilenet_v2-int8", "resnet50-int8")
 ROW_GROUP = 50
 LOOKED_AT = 1.0  # seconds between two looks at the memory; one takes 60 ms of a core where Ray runs
+OBJECT_STORE = 0.3  # of the machine's memory: what Ray takes by itself
+AT_REST = 8.0  # seconds after which the processes of a new cluster have loaded what they want
 ALONE = 48  # photographs that decoding and inference are measured with alone
 SIZES = (1, 2, 4, 8, 16)  # batches that inference is measured with alone: the fastest counts
 
 
 class Memory(threading.Thread):
-    """Watches how much memory a process and all below it hold."""
+    """Watches how much memory some processes and all below them hold."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, *pids: int) -> None:
         super().__init__(daemon=True)
-        self._root = psutil.Process(pid)
+        self._roots = [psutil.Process(pid) for pid in pids]
         self._ended = threading.Event()
         self.peak = 0
 
@@ -77,10 +85,11 @@ class Memory(threading.Thread):
             self.peak = max(self.peak, sum(map(_held, self._family())))
 
     def _family(self) -> list[psutil.Process]:
-        try:
-            return [self._root, *self._root.children(recursive=True)]
-        except psutil.Error:
-            return []
+        found: list[psutil.Process] = []
+        for root in self._roots:
+            with suppress(psutil.Error):  # it has ended
+                found += [root, *root.children(recursive=True)]
+        return found
 
     def end(self) -> int:
         """Return the most bytes that were held."""
@@ -123,14 +132,18 @@ def write_input(images: Path, path: Path, rows: int) -> list[bytes]:
 def measure(engine: str, setting: Setting) -> tuple[float, int]:
     """Run *engine* in a process of its own; return the seconds that it reports, and its peak memory in bytes."""
     command = [sys.executable, __file__, "--child", engine, setting.dump()]
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
-    found_by_workers = {**os.environ, "PYTHONPATH": path}  # of Daft and Ray, which import what `batch_engines` defines
-    found_by_workers.pop("PYTHONDONTWRITEBYTECODE", None)  # as where it is installed, modules are compiled once
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=found_by_workers)
-    memory = Memory(child.pid)
-    memory.start()
-    found, complaints = child.communicate()
-    peak = memory.end()
+    given, pids = dict(os.environ), []
+    with ExitStack() as stack:
+        if engine in ON_RAY:
+            head = stack.enter_context(ray_head(setting.cores, int(psutil.virtual_memory().total * OBJECT_STORE)))
+            time.sleep(AT_REST)
+            given["RAY_ADDRESS"] = head.address
+            pids.append(head.pid)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given)
+        memory = Memory(child.pid, *pids)
+        memory.start()
+        found, complaints = child.communicate()
+        peak = memory.end()
     if child.returncode != 0:
         raise SystemExit(f"{engine} failed:\n{complaints[-2000:]}")
     return float(found.splitlines()[-1]), peak
@@ -308,6 +321,9 @@ def main() -> None:
     has_daft = importlib.util.find_spec("daft") is not None
     options.engines = options.engines or [name for name in ENGINES if has_daft or name != "daft"]
     options.cores = len(os.sched_getaffinity(0))
+    path = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))  # workers import what `batch_engines` defines
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as where it is installed, modules are compiled once
     packages = (*PACKAGES, "daft") if has_daft else PACKAGES
     kept = json.loads(options.results.read_text()) if options.results.is_file() else {}
     for name in options.models:

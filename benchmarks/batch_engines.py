@@ -9,6 +9,7 @@ read, with Ray up where it is used, to the moment that the output is written.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from runtime.images import decode
 from runtime.manifest import Preprocess, Resize
 from runtime.preprocess import normalize, resize_and_crop
 
-__all__ = ["BATCH", "ENGINES", "IMAGENET", "Setting", "opened", "prepared"]
+__all__ = ["BATCH", "ENGINES", "IMAGENET", "ON_RAY", "Setting", "opened", "prepared"]
 
 BATCH = 16
 IMAGENET = Preprocess(
@@ -124,7 +125,7 @@ class Decoding:
 def _ray_data(setting: Setting, *, apart: bool) -> float:
     import ray
 
-    ray.init("local", num_cpus=setting.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     normalized = Classifier(setting.model).normalized
     started = time.perf_counter()
@@ -231,3 +232,6 @@ ENGINES: Mapping[str, Callable[[Setting], float]] = {
     "plain": _plain,
 }
 """By name: runs the setting, and returns the seconds."""
+
+ON_RAY = frozenset({"vedette-ray", "ray-data", "ray-data-apart"})
+"""Those that run on the Ray cluster that ``RAY_ADDRESS`` names."""

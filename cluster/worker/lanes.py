@@ -1,4 +1,4 @@
-"""Who may compute on a worker's cores, where a thread does all that a batch needs there.
+"""Who may compute on a worker's cores, where a thread does all that a batch needs there (docs/adr/0016).
 
 Rules:
     * A shard keeps its lane from batch to batch: threads that take turns for each batch take the core's caches from

@@ -25,6 +25,7 @@ METRICS_INTERVAL = 500  # milliseconds
 class RayHead:
     """Where the cluster is."""
 
+    pid: int  # of the process that has all others of the node below it
     dashboard: str  # URL of the dashboard and job server
     address: str  # HOST:PORT that drivers connect to
     metrics: str  # URL that Prometheus reads
@@ -40,8 +41,8 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ray_head(cores: int = 2) -> Iterator[RayHead]:
-    """Run a head node with so many *cores*, and end every process of it."""
+def ray_head(cores: int = 2, object_store: int = 100 * 1024**2) -> Iterator[RayHead]:
+    """Run a head node with so many *cores* and bytes of shared memory, and end every process of it."""
     root = Path(tempfile.mkdtemp(prefix="vr-"))  # short: a socket's path has a limit
     port, dashboard, metrics, agent, client = free_ports(5)
     environment = os.environ | {
@@ -58,13 +59,18 @@ def ray_head(cores: int = 2) -> Iterator[RayHead]:
                 f"--num-cpus={cores}", f"--port={port}", "--node-ip-address=127.0.0.1",
                 "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
                 f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}",
-                f"--ray-client-server-port={client}", f"--temp-dir={root}/t", "--object-store-memory=104857600",
+                f"--ray-client-server-port={client}", f"--temp-dir={root}/t", f"--object-store-memory={object_store}",
             ],
             env=environment, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:
         _wait_for(dashboard, process, log)
-        yield RayHead(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics")
+        yield RayHead(
+            pid=process.pid,
+            dashboard=f"http://127.0.0.1:{dashboard}",
+            address=f"127.0.0.1:{port}",
+            metrics=f"http://127.0.0.1:{metrics}/metrics",
+        )
     finally:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
