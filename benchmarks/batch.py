@@ -135,7 +135,8 @@ def measure(engine: str, setting: Setting) -> tuple[float, int]:
     given, pids = dict(os.environ), []
     with ExitStack() as stack:
         if engine in ON_RAY:
-            head = stack.enter_context(ray_head(setting.cores, int(psutil.virtual_memory().total * OBJECT_STORE)))
+            room = int(psutil.virtual_memory().total * OBJECT_STORE)
+            head = stack.enter_context(ray_head(setting.cores, room, served=False))
             time.sleep(AT_REST)
             given["RAY_ADDRESS"] = head.address
             pids.append(head.pid)

@@ -1,4 +1,4 @@
-"""A real Ray cluster of one node, with its dashboard and job server, in processes of its own on free ports."""
+"""A real Ray cluster of one node, with its dashboard and job server or without, in processes of its own on free ports."""
 
 from __future__ import annotations
 
@@ -41,8 +41,14 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ray_head(cores: int = 2, object_store: int = 100 * 1024**2) -> Iterator[RayHead]:
-    """Run a head node with so many *cores* and bytes of shared memory, and end every process of it."""
+def ray_head(cores: int = 2, object_store: int = 100 * 1024**2, *, served: bool = True) -> Iterator[RayHead]:
+    """Run a head node with so many *cores* and bytes of shared memory, and end every process of it.
+
+    Args:
+        cores: That it offers.
+        object_store: Bytes.
+        served: Whether it has its dashboard and job server.
+    """
     root = Path(tempfile.mkdtemp(prefix="vr-"))  # short: a socket's path has a limit
     port, dashboard, metrics, agent, client = free_ports(5)
     environment = os.environ | {
@@ -57,14 +63,14 @@ def ray_head(cores: int = 2, object_store: int = 100 * 1024**2) -> Iterator[RayH
             [
                 Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--disable-usage-stats",
                 f"--num-cpus={cores}", f"--port={port}", "--node-ip-address=127.0.0.1",
-                "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+                f"--include-dashboard={str(served).lower()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
                 f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}",
                 f"--ray-client-server-port={client}", f"--temp-dir={root}/t", f"--object-store-memory={object_store}",
             ],
             env=environment, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:
-        _wait_for(dashboard, process, log)
+        _wait_for(dashboard if served else port, process, log)
         yield RayHead(
             pid=process.pid,
             dashboard=f"http://127.0.0.1:{dashboard}",
@@ -88,4 +94,4 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.2)
-    raise AssertionError(f"no dashboard within {PATIENCE:.0f} s: {log.read_text()}")
+    raise AssertionError(f"nothing listens within {PATIENCE:.0f} s: {log.read_text()}")
