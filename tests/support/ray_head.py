@@ -1,4 +1,4 @@
-"""A real Ray cluster of one node, with its dashboard and job server or without, in processes of its own on free ports."""
+"""A real Ray cluster of one node, with its dashboard or without, in processes of its own on free ports."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ray_head(cores: int = 2, object_store: int = 100 * 1024**2, *, served: bool 
             [
                 Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--disable-usage-stats",
                 f"--num-cpus={cores}", f"--port={port}", "--node-ip-address=127.0.0.1",
-                f"--include-dashboard={str(served).lower()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+                f"--include-dashboard={served}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
                 f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}",
                 f"--ray-client-server-port={client}", f"--temp-dir={root}/t", f"--object-store-memory={object_store}",
             ],
