@@ -1,21 +1,14 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
+from batch_runs import wait_until
 
 from cluster.worker import lanes as module
 from cluster.worker.lanes import Lanes
 
 PATIENCE = 10  # seconds
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def waiting(lanes, name, entered):
@@ -31,7 +24,7 @@ def waiting(lanes, name, entered):
     count = len(lanes._waiting)
     thread = threading.Thread(target=run)
     thread.start()
-    wait_until(lambda: len(lanes._waiting) > count or name in entered)
+    wait_until(lambda: len(lanes._waiting) > count or name in entered, f"{name} is inside, or waits", PATIENCE)
     return thread, leave
 
 
@@ -41,7 +34,7 @@ def test_no_more_threads_than_lanes_are_inside_and_who_waited_longest_is_next():
     assert entered == ["a", "b"]
     for number, (_, leave) in enumerate(threads):
         leave.set()
-        wait_until(lambda number=number: len(entered) == min(4, number + 3))
+        wait_until(lambda number=number: len(entered) == min(4, number + 3), "the next is inside", PATIENCE)
     assert entered == list("abcd")
     for thread, _ in threads:
         thread.join(PATIENCE)
@@ -71,7 +64,7 @@ def test_a_lane_is_others_while_one_waits_for_something_else():
         thread, leave = waiting(lanes, "other", entered)
         leave.set()
         with lane.idle():
-            wait_until(lambda: entered == ["other"])
+            wait_until(lambda: entered == ["other"], "the other is inside", PATIENCE)
         assert lanes._free == 0
     thread.join(PATIENCE)
     assert lanes._free == 1
