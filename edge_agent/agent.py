@@ -18,8 +18,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
 from edge_agent.assignments import Assignments
 from edge_agent.chunks import ChunkStore
 from edge_agent.config import AgentHome, Settings
@@ -39,6 +37,7 @@ from edge_agent.update import Capabilities
 from edge_agent.updater import Parts
 from runtime.errors import ProtocolError
 from runtime.files import exclusive_lock
+from runtime.logs import get_logger
 from runtime.proof import Proof
 from runtime.protocol.bundle import Bundle
 from runtime.protocol.messages import Command, Reported
@@ -47,7 +46,7 @@ from runtime.providers import find
 
 __all__ = ["Agent", "run_agent"]
 
-_log = structlog.get_logger("vedette.agent")
+_log = get_logger("vedette.agent")
 _BREATH = 0.2  # seconds after a failed publish
 _DISK_BREATH = 10.0  # seconds after a failed write
 

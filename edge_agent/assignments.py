@@ -13,19 +13,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from edge_agent.errors import StaleError
 from edge_agent.ledger import Ledger
 from edge_agent.report import Reporter
 from edge_agent.update import Problem, Update
 from edge_agent.updater import Parts, Updater
 from runtime.errors import ProtocolError
+from runtime.logs import get_logger
 from runtime.protocol.messages import Assignment, Failure, Phase
 
 __all__ = ["Assignments"]
 
-_log = structlog.get_logger("vedette.agent")
+_log = get_logger("vedette.agent")
 _OUTCOMES = {
     "none": Phase.IDLE,
     "pending": Phase.IDLE,

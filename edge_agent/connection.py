@@ -20,19 +20,19 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar, cast
 
 import aiomqtt
-import structlog
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.bus import Incoming
 from edge_agent.config import Settings
 from edge_agent.errors import AgentError, DisconnectedError
+from runtime.logs import get_logger
 from runtime.protocol.bundle import Bundle
 from runtime.protocol.messages import Status
 from runtime.protocol.topics import TO_DEVICE, Channel, FleetTopics
 
 __all__ = ["Connection", "client_for"]
 
-_log = structlog.get_logger("vedette.agent.connection")
+_log = get_logger("vedette.agent.connection")
 _ANSWER = 15.0  # seconds for the broker to answer
 _FAREWELL = 1.0  # seconds for the broker to take `offline` and the disconnect at a clean stop
 _KEEPALIVE = 30  # seconds

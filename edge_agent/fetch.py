@@ -15,17 +15,16 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from edge_agent.bus import Bus, Incoming
 from edge_agent.chunks import ChunkStore
 from edge_agent.errors import DisconnectedError, FetchError
+from runtime.logs import get_logger
 from runtime.protocol.messages import BLOB_WINDOW, BlobRequest
 from runtime.protocol.topics import BlobTopic, FleetTopics
 
 __all__ = ["Fetcher", "Patience"]
 
-_log = structlog.get_logger("vedette.agent.fetch")
+_log = get_logger("vedette.agent.fetch")
 
 _BREATH = 0.2  # seconds until the loss of a connection is known to everybody
 

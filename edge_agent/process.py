@@ -14,15 +14,15 @@ import sys
 from collections import deque
 from contextlib import suppress
 
-import structlog
 from pydantic import ValidationError
 
 from edge_agent.errors import RunnerError
 from edge_agent.runner_protocol import REPORTS, Failed, Ready, Report, RunnerSpec, Serve, Serving, Stats, Stop, Stopped
+from runtime.logs import get_logger
 
 __all__ = ["RunnerProcess"]
 
-_log = structlog.get_logger("vedette.agent.runner")
+_log = get_logger("vedette.agent.runner")
 _LINE_LIMIT = 65_536  # bytes
 _PROGRAM = (sys.executable, "-P", "-m", "edge_agent.runner")  # -P: no folder of the cwd shadows our packages
 

@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
-
 from edge_agent.spool import Spool
 from runtime import __version__
 from runtime.hardware import this_machine
+from runtime.logs import get_logger
 from runtime.protocol.messages import (
     Assignment,
     Event,
@@ -35,7 +34,7 @@ from runtime.protocol.topics import Channel
 
 __all__ = ["Reporter"]
 
-_log = structlog.get_logger("vedette.agent")
+_log = get_logger("vedette.agent")
 
 
 @dataclass(slots=True)

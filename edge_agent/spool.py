@@ -18,13 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import structlog
-
+from runtime.logs import get_logger
 from runtime.protocol.topics import Channel
 
 __all__ = ["Spool", "Spooled"]
 
-_log = structlog.get_logger("vedette.agent.spool")
+_log = get_logger("vedette.agent.spool")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (

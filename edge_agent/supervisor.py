@@ -18,18 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from edge_agent.config import Settings
 from edge_agent.errors import RunnerError
 from edge_agent.process import RunnerProcess
 from edge_agent.runner_protocol import RunnerSpec, Stats
 from edge_agent.slots import Slot
+from runtime.logs import get_logger
 from runtime.protocol.messages import ModelState
 
 __all__ = ["Supervisor", "Totals"]
 
-_log = structlog.get_logger("vedette.agent.supervisor")
+_log = get_logger("vedette.agent.supervisor")
 _STEADY = 60.0  # seconds of service after which the next restart is quick again
 _ANSWER = 10.0  # seconds for a warm runner to begin
 

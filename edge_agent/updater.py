@@ -20,8 +20,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import structlog
-
 from edge_agent.chunks import ChunkStore, chunks_of
 from edge_agent.errors import FailureCode, UpdateError
 from edge_agent.fetch import Fetcher
@@ -36,13 +34,14 @@ from runtime.choice import fallback
 from runtime.errors import VedetteError
 from runtime.files import replace_bytes
 from runtime.hardware import this_machine
+from runtime.logs import get_logger
 from runtime.manifest import MANIFEST_FILE, Manifest, PinnedFile
 from runtime.proof import Proof
 from runtime.protocol.messages import MAX_MESSAGE, Assignment, ModelState
 
 __all__ = ["Parts", "Updater"]
 
-_log = structlog.get_logger("vedette.agent.update")
+_log = get_logger("vedette.agent.update")
 _RIVALS = 300.0  # seconds in which rivals of a proven variant are fetched and measured
 _POLL = 0.1  # seconds between two looks at a model on probation
 _RESTORE = 30.0  # seconds that a roll-back waits for the old model to serve before it reports

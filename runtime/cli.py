@@ -22,16 +22,15 @@ from typing import Any, NoReturn
 
 import click
 
-from runtime.absent import absent
 from runtime.errors import VedetteError
+from runtime.logs import configure_logging
 
-with absent("rich"):  # structlog would load it, if it is there, for prettier tracebacks
-    import structlog
-
-__all__ = ["MissingExtraError", "configure_logging", "main", "run_command"]
+__all__ = ["MissingExtraError", "main", "run_command"]
 
 GROUP = "vedette.commands"
 NO_VERB: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click before 8.2 just prints the help
+
+GARBAGE = 50_000  # objects made before unused ones are looked for: imports make 100,000, all used (0.05 s of a command)
 
 # What to install where a module is missing: by the package of ours that wanted it, or, where only the
 # runtime did, by the module.
@@ -93,23 +92,6 @@ def _absent(name: str, error: MissingExtraError) -> click.Command:
 @click.version_option(package_name="vedette", message="vedette %(version)s")
 def vedette() -> None:
     """Train, publish and run computer-vision ONNX models: in batch, and on a fleet of devices."""
-
-
-def configure_logging() -> None:
-    """Log to stderr: for people on a terminal, as JSON lines otherwise."""
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(sort_keys=True)
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stream of each moment: tests replace it
-    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -182,6 +164,7 @@ def _exit_with(error: Exception, prog_name: str) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the `vedette` command."""
+    gc.set_threshold(GARBAGE)
     try:
         run_command(vedette, "vedette")
     finally:

@@ -20,19 +20,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import structlog
-
 from cluster.errors import JobServerError
 from cluster.jobs.luggage import Models, find_models
 from cluster.jobs.outputs import progress_of, read_report
 from cluster.jobs.request import job_id
 from runtime.client import Client
 from runtime.errors import ApiError, ArtifactError, UnreachableError, VedetteError
+from runtime.logs import get_logger
 from runtime.protocol.jobs import Beat, Ending, JobRequest, JobState, JobView, Lease, LeaseRequest, Progress, Release
 
 __all__ = ["JobServer", "RunsJobs"]
 
-log = structlog.get_logger("vedette.batch")
+log = get_logger("vedette.batch")
 
 POLL = 1.0  # seconds between two looks at a run
 BEATS = 4  # words to the controller in the time of a lease

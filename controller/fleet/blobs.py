@@ -18,15 +18,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
-import structlog
-
 from runtime.errors import ManifestError, ModelNotFoundError, VedetteError
+from runtime.logs import get_logger
 from runtime.manifest import Manifest
 from runtime.store import ModelStore
 
 __all__ = ["BlobServer", "ChunkIndex", "TokenBucket"]
 
-log = structlog.get_logger("vedette.blobs")
+log = get_logger("vedette.blobs")
 
 WINDOW = 0.02  # seconds within which requests for one chunk are one answer
 MAX_WAITING = 8_192  # digests

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import aiomqtt
-import structlog
 from sqlalchemy import select
 
 from controller.broker.interface import Broker, connect
@@ -24,12 +23,13 @@ from controller.database.schema import DeviceRow
 from controller.errors import BrokerError, ServeError
 from controller.fleet.ingest import Arrival, ingest
 from runtime.errors import ProtocolError
+from runtime.logs import get_logger
 from runtime.protocol.messages import Assignment, BlobRequest, Command
 from runtime.protocol.topics import FROM_DEVICE, Channel, DeviceTopic, FleetTopics
 
 __all__ = ["Bridge"]
 
-log = structlog.get_logger("vedette.bridge")
+log = get_logger("vedette.bridge")
 
 MAX_QUEUED = 10_000  # messages from devices that wait to be written
 MAX_BATCH = 500  # messages in one transaction

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -29,12 +28,13 @@ from controller.fleet import audit
 from controller.jobs import core
 from controller.jobs.core import Bounds, Held, Job
 from runtime.errors import VedetteError
+from runtime.logs import get_logger
 from runtime.protocol.jobs import Beat, Ending, JobRequest, JobState
 from runtime.store import ModelStore, parse_reference
 
 __all__ = ["JobQueue"]
 
-log = structlog.get_logger("vedette.jobs")
+log = get_logger("vedette.jobs")
 
 TICK = 2.0  # seconds between two looks at leases that ran out
 IS_LIVE = JobRow.state.in_((JobState.QUEUED, JobState.RUNNING))

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -36,12 +35,13 @@ from controller.rollouts.model import Action, Assign, Release, Rollout, State, S
 from controller.rollouts.spec import PolicySpec
 from controller.rollouts.storage import IS_LIVE, facts, find, load, save
 from runtime.errors import ModelNotFoundError, VedetteError
+from runtime.logs import get_logger
 from runtime.protocol.messages import Assignment
 from runtime.store import ModelStore, parse_reference
 
 __all__ = ["ORDERS", "RolloutEngine"]
 
-log = structlog.get_logger("vedette.rollouts")
+log = get_logger("vedette.rollouts")
 
 TICK = 1.0  # seconds; time itself moves rollouts on
 BREATH = 0.1  # seconds at least between two looks, however fast facts change

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from runtime.errors import UsageError
 from runtime.hardware import Machine, this_machine
+from runtime.logs import get_logger
 from runtime.providers.catalog import ALIASES, CPU, LEGACY, PREFERENCE, PROVIDERS, REPLACED, Provider
 
 __all__ = ["canonical", "find", "preferences", "resolve"]
@@ -43,9 +44,7 @@ def canonical(name: str) -> str:
 
 
 def _warn(event: str, **facts: str) -> None:
-    import structlog  # here, since it loads half of `rich`: every proof would wait for that
-
-    structlog.get_logger("vedette.runtime").warning(event, **facts)
+    get_logger("vedette.runtime").warning(event, **facts)
 
 
 def resolve(reference: str) -> tuple[Provider, ...]:

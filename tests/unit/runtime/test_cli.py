@@ -243,8 +243,8 @@ def test_a_reader_that_went_away_is_no_error_to_talk_about() -> None:
 
 
 def test_logs_are_json_lines_where_there_is_no_terminal() -> None:
-    code = "import structlog\nfrom runtime.cli import configure_logging\nconfigure_logging()\n"
-    code += "structlog.get_logger().info('started', device='cam-1')\n"
+    code = "from runtime.logs import configure_logging, get_logger\nconfigure_logging()\n"
+    code += "get_logger('cam').info('started', device='cam-1')\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == ""
     assert re.fullmatch(
