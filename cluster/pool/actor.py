@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from cluster.lean import without_pandas
 from cluster.pool.base import run_task
 from cluster.pool.seats import NEEDS, Seat
 from cluster.pool.shipment import Shipment
@@ -32,7 +31,6 @@ class BatchWorker:
     """The body of an actor; Ray calls its methods."""
 
     def __init__(self) -> None:
-        without_pandas()
         keep_memory_low()
         self._worker: ShardWorker | None = None
 

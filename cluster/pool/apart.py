@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import PoolError
-from cluster.lean import without_pandas
 from cluster.models import JobModel
 from cluster.pool.base import run_task
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
@@ -107,10 +106,9 @@ class _Child:
 
 
 def _main(pipe: Connection, models: Sequence[tuple[Path, str]], spec: WorkerSpec, threads: Threads) -> None:
-    without_pandas()
+    keep_memory_low()
     from cluster.worker.shard_worker import ShardWorker
 
-    keep_memory_low()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
     try:
         opened = [JobModel(artifact=Artifact.open(root), prefix=prefix) for root, prefix in models]

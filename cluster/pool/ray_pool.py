@@ -11,7 +11,8 @@ Rules:
       reported, and the others go on.
     * An actor whose process dies is a crash of the shards it ran; one whose node died, or that was
       killed for another shard, is no fault of theirs.
-    * What was asked for by number is also asked of Ray's autoscaler, until the pool is closed.
+    * What was asked for by number is also asked of Ray's autoscaler, until the pool is closed; and the least that would
+      do, where no node has a seat.
     * What this module started it ends; a cluster that was there before stays.
 """
 
@@ -41,7 +42,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.errors import PoolError
 from cluster.models import JobModel
 from cluster.pool.actor import BatchWorker
-from cluster.pool.seats import NEEDS, Node, Refused, Seat
+from cluster.pool.seats import NEEDS, Node, Refused, Seat, least
 from cluster.pool.shipment import Shipment, ship
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.spec import WorkerSpec
@@ -191,11 +192,9 @@ class RayPool:
         self._actors: list[_Actor] = []
         self._most = 0
         self.remarks: list[str] = list(self._crew.remarks) if self._crew else []
+        self._least = least(spec.provider)
+        self._asked: list[dict[str, float]] = []  # of the autoscaler
         self._arranged = self._fill_seats()
-        unbound = [actor.seat.resources for actor in self._actors if actor.seat.node is None]
-        self._asked = bool(unbound)
-        if unbound:
-            _ask_autoscaler(unbound)
 
     def _fill_seats(self) -> float:
         """Start an actor for each empty seat; return the time."""
@@ -205,7 +204,18 @@ class RayPool:
         for seat in (wanted - taken).elements():
             self._spawn(seat)
         self._most = max(self._most, len(self._actors))
+        if not self._asked:
+            nowhere = [] if self._actors or self._refused else [self._least]
+            self._ask([seat.resources for seat in wanted.elements() if seat.node is None] or nowhere)
         return time.monotonic()
+
+    def _ask(self, bundles: list[dict[str, float]]) -> None:
+        """Ask Ray's autoscaler for nodes with room for *bundles*, in place of what was asked for before."""
+        if bundles != self._asked:
+            from ray.autoscaler.sdk import request_resources  # which loads much, and few jobs ask
+
+            request_resources(bundles=bundles)
+            self._asked = bundles
 
     def _spawn(self, seat: Seat) -> None:
         place: Any = "SPREAD"
@@ -247,6 +257,8 @@ class RayPool:
                 ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
             for reference in ready:
                 self._settle(by_reference[reference], reference)
+        elif not self._outcomes:
+            time.sleep(min(timeout, POLL_NODES))
         if time.monotonic() - self._arranged > POLL_NODES:
             self._arranged = self._fill_seats()
         self._check_alive()
@@ -320,14 +332,14 @@ class RayPool:
         self._arranged = self._fill_seats()
 
     def _check_alive(self) -> None:
-        if not self._actors and not self._outcomes:
+        if not self._actors and self._refused and not self._outcomes:
             raise PoolError(f"no worker could be started: {self._last_failure}")
         if all(actor.starting is not None for actor in self._actors) and time.monotonic() > self._deadline:
             has, free = ray.cluster_resources(), ray.available_resources()
-            asks = self._actors[0].seat.resources
+            asks = self._actors[0].seat.resources if self._actors else self._least
             raise PoolError(
-                f"none of {len(self._actors)} workers was ready in time: one asks for {_amounts(asks, asks)}; the "
-                f"cluster has {_amounts(has, asks)}, free are {_amounts(free, asks)}. "
+                f"none of {max(1, len(self._actors))} workers was ready in time: one asks for {_amounts(asks, asks)}; "
+                f"the cluster has {_amounts(has, asks)}, free are {_amounts(free, asks)}. "
                 "Free some, or ask for fewer with --workers"
             )
 
@@ -369,22 +381,14 @@ class RayPool:
 
     def close(self) -> None:
         """Kill all actors."""
-        if self._asked:
-            with suppress(RayError, RuntimeError):
-                _ask_autoscaler([])
+        with suppress(RayError, RuntimeError):
+            self._ask([])
         for actor in self._actors:
             with suppress(RayError):
                 ray.kill(actor.handle)
         self._actors.clear()
         if self._crew:
             self._crew.close()
-
-
-def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
-    """Ask Ray's autoscaler for nodes with room for *bundles*, in place of what was asked for before."""
-    from ray.autoscaler.sdk import request_resources  # which loads much, and few jobs ask for numbers
-
-    request_resources(bundles=bundles)
 
 
 def _amounts(of: Mapping[str, float], like: Mapping[str, float]) -> str:

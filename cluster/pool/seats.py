@@ -26,7 +26,18 @@ from itertools import islice
 from cluster.errors import WorkersError
 from cluster.worker.spec import Threads
 
-__all__ = ["NEEDS", "Division", "Node", "Seat", "divide", "machine_cores", "parse_threads", "parse_workers", "seats"]
+__all__ = [
+    "NEEDS",
+    "Division",
+    "Node",
+    "Seat",
+    "divide",
+    "least",
+    "machine_cores",
+    "parse_threads",
+    "parse_workers",
+    "seats",
+]
 
 Counts = Mapping[str, int]
 """Workers by key of `NEEDS`: an alias of an execution provider, or ``gpu`` for any that runs on one."""
@@ -160,7 +171,7 @@ def seats(
     *,
     sharing: bool = False,
 ) -> list[Seat]:
-    """Return the seats that a job has in a cluster, the accelerated ones first.
+    """Return the seats that a job has in a cluster, the accelerated ones first; none if no node offers what it needs.
 
     Args:
         nodes: The cluster as it is.
@@ -168,24 +179,27 @@ def seats(
         provider: What the job was asked to run on, or ``auto``.
         most: Seats that there is work for.
         refused: What does not work.
-        sharing: Whether more workers than cores share them.
+        sharing: Whether the cluster is this machine: it will not grow, and more workers than cores share them.
     """
     if counts is None:
-        found = _bound(nodes, provider, refused)
+        found = _bound(nodes, provider, refused, grows=not sharing)
     else:
         cores = sum(node.cores for node in nodes)
         largest = max((node.cores for node in nodes), default=1)
         total = sum(counts.values())
         division = divide(cores if sharing else max(cores, total), total, largest)
         found = _wanted(division, counts, provider, refused)
-    chosen = list(islice(found, most))
-    if chosen or refused or counts is not None:
-        return chosen
-    return [Seat(kind=CPU, provider=provider, cpus=1, threads=_threads(1))]  # so that an autoscaler has a reason
+    return list(islice(found, most))
 
 
-def _bound(nodes: Sequence[Node], provider: str, refused: Refused) -> Iterator[Seat]:
-    """Yield the seats of ``auto``: of accelerators, then of cores."""
+def least(provider: str) -> dict[str, float]:
+    """Return what a node must offer, by resource of Ray, so that ``auto`` has a seat there for *provider*."""
+    need = NEEDS.get(provider.partition(":")[0], "")
+    return {"CPU": 1.0, **({need: 1.0} if need else {})}
+
+
+def _bound(nodes: Sequence[Node], provider: str, refused: Refused, *, grows: bool) -> Iterator[Seat]:
+    """Yield the seats of ``auto``: of accelerators, then of cores; where nothing *grows*, a core may say what lacks."""
     left = []
     for node in nodes:
         kinds = [
@@ -203,7 +217,7 @@ def _bound(nodes: Sequence[Node], provider: str, refused: Refused) -> Iterator[S
             threads = Threads(decode=max(1, share))
             for _ in range(number):
                 yield Seat(kind=kind, provider=wanted, cpus=share, threads=threads, node=node.id)
-    if provider != "auto" and provider.partition(":")[0] not in HOST and NEEDS.get(provider):
+    if grows and provider != "auto" and provider.partition(":")[0] not in HOST and NEEDS.get(provider):
         return
     for node in left:
         if (CPU, node.id) not in refused:

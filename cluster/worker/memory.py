@@ -14,6 +14,8 @@ from contextlib import suppress
 
 import pyarrow as pa
 
+from cluster.lean import without_pandas
+
 __all__ = ["give_memory_back", "keep_memory_low"]
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -22,6 +24,7 @@ ARENAS = 2  # heaps that threads share
 
 def keep_memory_low() -> None:
     """Set this process so, which should be a worker's alone. Another C library than glibc has no such setting."""
+    without_pandas()
     pa.set_memory_pool(pa.system_memory_pool())
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import WorkersError
-from cluster.pool.seats import NEEDS, Node, Seat, divide, parse_threads, parse_workers, seats
+from cluster.pool.seats import NEEDS, Node, Seat, divide, least, parse_threads, parse_workers, seats
 from cluster.worker.spec import Threads
 from runtime.providers import ALIASES
 
@@ -84,8 +84,25 @@ def test_auto_with_a_provider_takes_what_that_one_runs_on():
     assert len(seats(nodes, None, "cpu", 100)) == 21
 
 
-def test_an_empty_cluster_is_asked_for_one_worker():
-    assert [seat.node for seat in seats([node("head", 0)], None, "auto", 100)] == [None]
+@pytest.mark.parametrize(
+    ("provider", "asked"),
+    [
+        ("auto", {"CPU": 1}),
+        ("openvino:cpu", {"CPU": 1}),
+        ("cuda", {"CPU": 1, "GPU": 1}),
+        ("qnn", {"CPU": 1, "qnn": 1}),
+    ],
+)
+def test_where_no_node_has_a_seat_it_is_known_what_one_must_offer(provider, asked):
+    assert seats([node("head", 0)], None, provider, 100) == []
+    assert least(provider) == asked
+    assert seats([Node(id="new", resources=asked)], None, provider, 100)
+
+
+def test_a_machine_that_will_not_grow_lets_a_core_say_why_a_provider_does_not_run_there():
+    assert seats([PLAIN], None, "cuda", 1) == []
+    (found,) = seats([PLAIN], None, "cuda", 1, sharing=True)
+    assert (found.kind, found.provider, found.cpus) == ("cpu", "cuda", 1)
 
 
 def test_numbers_are_taken_as_they_are_the_accelerated_first():
