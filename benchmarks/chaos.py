@@ -27,8 +27,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from chaos import VICTIMS, Chaos, compare, discard, redone, three_nodes, write_input
+from chaos import NODES, VICTIMS, Chaos, compare, discard, redone, write_input
 from color_model import write_artifact
+from ray_nodes import ray_nodes
 from record import RESULTS, environment, keep
 from s3_server import BUCKET, faulty, s3_server, seeded
 from s3_server import environment as s3_environment
@@ -60,7 +61,7 @@ def measure(kind: str, moments: int, seed: int) -> dict[str, Any]:
         place = stack.enter_context(store(kind, work, seed))
         model = write_artifact(work / "model").root
         rows = write_input(work / "in.parquet", ROWS)
-        cluster = stack.enter_context(three_nodes())
+        cluster = stack.enter_context(ray_nodes(*NODES))
         chooser = random.Random(seed)  # noqa: S311 - a plan, no secret
         chaos = Chaos(cluster=cluster, model=model, rows=rows, home=work / "home", chooser=chooser)
         peace = f"{place}/peace"

@@ -17,6 +17,7 @@ from batch_runs import actors, assert_nothing_besides, commits, finish, processe
 from batch_runs import assert_every_row_once as assert_each_once
 from color_model import write_artifact, write_rows
 from ray.cluster_utils import Cluster
+from ray_nodes import ray_nodes
 
 from cluster import read_output
 from cluster.output.read import read_manifest
@@ -167,11 +168,8 @@ def test_of_two_drivers_that_partition_one_is_killed_and_each_row_is_there_once(
 @pytest.fixture
 def two_nodes(home: Path) -> Iterator[Cluster]:
     """A Ray cluster of two machines, as far as Ray can tell."""
-    cluster = Cluster()
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=100 * 1024**2)
-    yield cluster
-    cluster.shutdown()
+    with ray_nodes(*[{"num_cpus": 1}] * 2) as cluster:
+        yield cluster
 
 
 def test_a_cluster_that_loses_a_node_finishes_the_job_and_stays(batch, two_nodes, slow_rows, tmp_path):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from batch_runs import processes_of, quarantine, wait_until
-from chaos import BAD_ROWS, Chaos, compare, redone, three_nodes, write_input
+from chaos import BAD_ROWS, NODES, Chaos, compare, redone, write_input
 from color_model import write_artifact
+from ray_nodes import ray_nodes
 
 from cluster.output.read import read_manifest
 from runtime.proof import prove_isolated
@@ -27,7 +28,7 @@ def chaos(tmp_path: Path, home: Path) -> Iterator[Chaos]:
     model = write_artifact(tmp_path / "model").root
     assert prove_isolated(model, "fp32", "CPUExecutionProvider").passed
     rows = write_input(tmp_path / "in.parquet", ROWS)
-    with three_nodes() as cluster:
+    with ray_nodes(*NODES) as cluster:
         yield Chaos(cluster=cluster, model=model, rows=rows, home=home, chooser=random.Random(5))
     wait_until(lambda: not processes_of(home), "all processes ended")
 

@@ -28,6 +28,7 @@ from color_model import write_artifact, write_rows
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray_nodes import add_node, ray_nodes
 
 from cluster.planning import BatchOptions, plan_job
 from cluster.pool.ray_pool import RayPool, ray_session
@@ -38,7 +39,6 @@ from runtime.proof import prove_isolated
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 ROWS = 400
-NODE = {"include_dashboard": False, "object_store_memory": 100 * 1024**2}
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,8 @@ def model(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def cluster(place: Path) -> Iterator[Cluster]:
     """A Ray cluster of one machine with two cores and a GPU, which no driver is there for."""
-    cluster = Cluster()
-    cluster.add_node(num_cpus=2, num_gpus=1, **NODE)
-    yield cluster
-    cluster.shutdown()
+    with ray_nodes({"num_cpus": 2, "num_gpus": 1}) as cluster:
+        yield cluster
     wait_until(lambda: not processes_of(place / "home"), "all processes ended")
 
 
@@ -185,7 +183,7 @@ def test_nodes_join_and_leave_a_running_job(batch, cluster, slow_rows, tmp_path)
     out = tmp_path / "out"
     driver = batch(slow_rows, "--address", cluster.address, "--shard-rows", "20", "--provider", "cpu")
     wait_until(lambda: len(actors(out)) == 2, "commits of both cores of the first node")
-    joined = cluster.add_node(num_cpus=1, **NODE)
+    joined = add_node(cluster, num_cpus=1)
     wait_until(lambda: len(actors(out)) == 3, "commits of the node that joined")
     cluster.remove_node(joined, allow_graceful=False)
     finish(driver)

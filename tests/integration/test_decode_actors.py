@@ -17,6 +17,7 @@ import ray
 from batch_runs import assert_every_row_once, commits, finish, processes_of, quarantine, start, wait_until
 from color_model import write_artifact, write_rows
 from ray.cluster_utils import Cluster
+from ray_nodes import ray_nodes
 
 from cluster.planning import BatchOptions, Job, plan_job
 from cluster.pool.decode_actors import Crew, DecodeActors
@@ -30,7 +31,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 ROWS = 1200
 BAD = {7: b"", 500: b"no image at all", 1111: None}
-NODE = {"include_dashboard": False, "object_store_memory": 100 * 1024**2}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,8 @@ def rows(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def cluster(place: Path) -> Iterator[Cluster]:
     """A cluster of two nodes, which no driver is there for."""
-    cluster = Cluster()
-    cluster.add_node(num_cpus=2, **NODE)
-    cluster.add_node(num_cpus=2, **NODE)
-    yield cluster
-    cluster.shutdown()
+    with ray_nodes(*[{"num_cpus": 2}] * 2) as cluster:
+        yield cluster
     wait_until(lambda: not processes_of(place / "home"), "all processes ended")
 
 

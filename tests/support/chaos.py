@@ -12,8 +12,8 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,18 +25,18 @@ import pyarrow.parquet as pq
 from batch_runs import finish, processes_of, start
 from PIL import Image
 from ray.cluster_utils import Cluster
+from ray_nodes import add_node
 
 from cluster import read_output
 from cluster.output.commit import OutputDirectory
 
 Victim = Literal["driver", "actor", "node"]
 VICTIMS: tuple[Victim, ...] = get_args(Victim)
-NODE = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 1024**2}
+NODES = ({"num_cpus": 1},) * 3
 ACTOR = "ray::BatchWorker"  # what Ray calls the process of an actor
 SLOTS = 2  # shards in flight an actor (`cluster.pool.ray_pool`)
 PICTURES = 499  # different ones; a prime, so that no shard is like another
 BAD_ROWS = (17, 1234)
-STARTS = 4  # of a node that Ray gives up
 PATIENCE = 600  # seconds that a job may take; on two busy cores, on S3, one takes minutes
 
 
@@ -59,27 +59,6 @@ def write_input(path: Path, rows: int, side: int = 160) -> Path:
             columns = {"image": pa.array(images, pa.binary()), "number": pa.array(numbers, pa.int32()), "site": sites}
             file.write_table(pa.table(columns, schema=schema))
     return path
-
-
-@contextmanager
-def three_nodes() -> Iterator[Cluster]:
-    """Run a Ray cluster of a head and two nodes, a core each."""
-    cluster = Cluster()
-    try:
-        for _ in range(3):
-            add_node(cluster)
-        yield cluster
-    finally:
-        cluster.shutdown()
-
-
-def add_node(cluster: Cluster) -> None:
-    """Add a node of one core to *cluster*; a busy machine may need more than the half minute that Ray gives it."""
-    for _ in range(STARTS):
-        with suppress(Exception):
-            cluster.add_node(**NODE)
-            return
-    cluster.add_node(**NODE)
 
 
 @dataclass
@@ -172,7 +151,7 @@ class Chaos:
                     return None
                 node = self.chooser.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.node_id))
                 self.cluster.remove_node(node, allow_graceful=False)
-                add_node(self.cluster)
+                add_node(self.cluster, **NODES[0])
                 return SLOTS
         raise AssertionError(victim)
 
