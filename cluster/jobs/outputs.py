@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import OutputError
 from cluster.output.commit import OutputDirectory
@@ -12,7 +12,9 @@ from cluster.report.facts import ReportFacts
 from cluster.report.sections import render_report
 from cluster.storage import open_store
 from runtime.errors import VedetteError
-from runtime.protocol.jobs import Progress
+
+if TYPE_CHECKING:
+    from runtime.protocol.jobs import Progress
 
 __all__ = ["PAGE", "REPORT", "progress_of", "read_report", "write_report"]
 
@@ -56,6 +58,8 @@ def read_report(output: str) -> dict[str, Any]:
 
 def progress_of(output: str) -> Progress | None:
     """Return how far the job that writes *output* is; ``None`` where it has not begun, or is not seen from here."""
+    from runtime.protocol.jobs import Progress  # 25 ms, which a job that ends does without
+
     try:
         directory = OutputDirectory.open(output)
         job = directory.job()

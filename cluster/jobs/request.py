@@ -12,13 +12,15 @@ import hashlib
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from runtime.errors import UsageError
-from runtime.protocol.jobs import JobRequest, OptionValue
+
+if TYPE_CHECKING:
+    from runtime.protocol.jobs import JobRequest, OptionValue
 
 __all__ = ["driver_call", "given_options", "input_uri", "job_id"]
 

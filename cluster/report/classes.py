@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.models import JobModel
@@ -51,7 +51,7 @@ class _Counted:
 
 
 def _members(column: str, *fields: str) -> Callable[[pa.RecordBatch], Iterator[pa.Array]]:
-    return lambda batch: (pc.struct_field(pc.list_flatten(batch.column(column)), name) for name in fields)
+    return lambda batch: map(batch.column(column).flatten().field, fields)
 
 
 def _scored(column: str) -> Callable[[pa.RecordBatch], tuple[pa.Array, None, pa.Array]]:
@@ -94,13 +94,14 @@ def _counted(output: OutputDirectory, manifest: OutputManifest, model: JobModel,
     bins = np.zeros(SCORE_BINS, np.int64)
     probable = result is not Segmentation
     for written in manifest.data:
-        with closing(output.store.reader(written.path)) as file, pq.ParquetFile(file.source) as parquet:
+        with closing(output.store.reader(written.path)) as file, _opened(file.source, columns) as parquet:
             for batch in parquet.iter_batches(batch_size=ROWS, columns=columns):
                 named = pa.RecordBatch.from_arrays([batch.column(name) for name in columns], list(how.columns))
                 labels, weights, scores = how.take(named)
                 _count(counts, labels, weights)
                 if scores is not None and probable:
-                    values = scores.drop_null().to_numpy(zero_copy_only=False)
+                    values = scores.to_numpy(zero_copy_only=False)
+                    values = values[~np.isnan(values)]  # null
                     probable = bool(((values >= 0) & (values <= 1 + 1e-6)).all())
                     bins += np.histogram(values, SCORE_BINS, (0, 1 + 1e-6))[0]
     ranked = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
@@ -108,8 +109,19 @@ def _counted(output: OutputDirectory, manifest: OutputManifest, model: JobModel,
     return Classes(model=model.manifest.reference, unit=how.unit, counts=ranked, scores=scored)
 
 
-def _count(counts: Counter[str], labels: pa.Array, weights: pa.Array | None) -> None:
-    ones = pa.array(np.ones(len(labels), np.int64)) if weights is None else weights
-    summed = pa.table({"label": labels, "n": ones}).group_by("label").aggregate([("n", "sum")])
-    for label, number in zip(summed.column("label").to_pylist(), summed.column("n_sum").to_pylist(), strict=True):
-        counts["(none)" if label is None else label] += number or 0
+def _opened(source: Any, columns: Sequence[str]) -> pq.ParquetFile:
+    """Open a file whose labels, in *columns*, come as they lie there: numbers of the entries of a dictionary."""
+    with pq.ParquetFile(source) as parquet:
+        paths = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+    labels = [path for path in paths if path.partition(".")[0] in columns and path.endswith("label")]
+    return pq.ParquetFile(source, read_dictionary=labels)
+
+
+def _count(counts: Counter[str], labels: pa.DictionaryArray, weights: pa.Array | None) -> None:
+    names = [*labels.dictionary.to_pylist(), "(none)"]
+    places = labels.indices.to_numpy(zero_copy_only=False)
+    if labels.null_count:
+        places = np.where(np.isnan(places), len(names) - 1, places).astype(np.int64)
+    each = None if weights is None else weights.to_numpy(zero_copy_only=False)
+    numbers = np.bincount(places, each, len(names)).astype(np.int64)
+    counts.update({name: number for name, number in zip(names, numbers.tolist(), strict=True) if number})

@@ -1,94 +1,102 @@
-"""Who may compute on a worker's cores, where a thread does all that a batch needs there (docs/adr/0016).
+"""Threads that decode and infer, one a core, and whose block is next (docs/adr/0016).
 
 Rules:
-    * A shard keeps its lane from batch to batch: threads that take turns for each batch take the core's caches from
-      each other (two cores, three shards: a tenth of the rows).
-    * It leaves the lane while it waits for what is to be read, and when it is through; and to others after `SLICE`
-      seconds, so that none stands still for long.
-    * A lane goes to whoever waited longest.
+    * Of the blocks that wait, one of the shard that began first is next: shards end one after the other, the first of a
+      job soon; and where few are left, each has several lanes.
+    * One that has waited for `PATIENCE` seconds comes before that, so that no shard looks as if it stood still.
+    * The shards of a worker have about a block for each lane ahead, together.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
 
-__all__ = ["SLICE", "Lane", "Lanes"]
+from cluster.worker.pipeline import map_ahead
 
-SLICE = 1.0  # seconds
+__all__ = ["PATIENCE", "Lanes"]
+
+PATIENCE = 1.0  # seconds
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    shard: int  # in the order in which they began
+    since: float
+    future: Future[Any]
+    work: Callable[[], Any]
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self.future.set_exception(error)
 
 
 class Lanes:
-    """So many lanes, used by several threads at a time."""
+    """So many threads, used by the threads of several shards at a time."""
 
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiting: deque[threading.Lock] = deque()
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._threads = ThreadPoolExecutor(number, thread_name_prefix="lane")
+        self._shards = count()
+        self._running = 0
+        self._waiting: list[_Block] = []
         self._lock = threading.Lock()
 
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+        """Yield ``function(item)`` of the *items* of a shard, in order."""
+        with self._shard() as shard:
+            yield from map_ahead(function, items, _Lane(self, shard), self._ahead)
+
     @contextmanager
-    def lane(self) -> Iterator[Lane]:
-        """Yield a lane that is to be taken; leave it in the end."""
-        lane = Lane(self)
+    def _shard(self) -> Iterator[int]:
+        with self._lock:
+            self._running += 1
         try:
-            yield lane
+            yield next(self._shards)
         finally:
-            lane.leave()
+            with self._lock:
+                self._running -= 1
 
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody waits for one."""
-        return bool(self._waiting)
+    def _ahead(self) -> int:
+        """Return how many blocks a shard computes in advance: its share of the lanes."""
+        return -(-self._number // max(1, self._running))
 
-    def enter(self) -> None:
-        """Wait for a lane, and have it."""
+    def submit(self, shard: int, work: Callable[[], R]) -> Future[R]:
+        """Let a lane do *work*, for the shard of that number."""
+        block = _Block(shard, time.monotonic(), Future(), work)
         with self._lock:
-            if self._free:
-                self._free -= 1
-                return
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
-        turn.acquire()  # until `leave` hands it over
+            self._waiting.append(block)
+        self._threads.submit(self._run_next)
+        return block.future
 
-    def leave(self) -> None:
-        """Give a lane to who waited longest, or back."""
+    def _run_next(self) -> None:
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._free += 1
+            now = time.monotonic()
+            block = min(self._waiting, key=lambda one: (now - one.since < PATIENCE, one.shard, one.since))
+            self._waiting.remove(block)
+        block.run()
 
 
-class Lane:
-    """One of the lanes, for one thread; had or not."""
+class _Lane(Executor):
+    """What a shard sees of the lanes."""
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: Lanes, shard: int) -> None:
         self._lanes = lanes
-        self._since: float | None = None  # when it was entered; None while it is not had
+        self._shard = shard
 
-    def take(self) -> None:
-        """Have it from now on; others who wait come first if it was had for `SLICE` seconds."""
-        if self._since is not None and self._lanes.wanted and time.monotonic() - self._since > SLICE:
-            self.leave()
-        if self._since is None:
-            self._lanes.enter()
-            self._since = time.monotonic()
-
-    def leave(self) -> None:
-        """Have it no more."""
-        if self._since is not None:
-            self._since = None
-            self._lanes.leave()
-
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Leave it while inside, which waits for something; have it again after that, if it was had before."""
-        had = self._since is not None
-        self.leave()
-        yield
-        if had:
-            self.take()
+    def submit(self, function: Callable[..., R], /, *arguments: Any, **named: Any) -> Future[R]:
+        return self._lanes.submit(self._shard, partial(function, *arguments, **named))

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 __all__ = ["StageClock", "map_ahead", "prefetch"]
@@ -79,23 +79,14 @@ class _End:
         self.error = error
 
 
-def prefetch(
-    items: Iterable[T], depth: int, name: str, idle: Callable[[], AbstractContextManager[None]] = nullcontext
-) -> Generator[T, None, None]:
-    """Yield *items*, of which a thread called *name* fetches up to *depth* ahead of the consumer.
-
-    Args:
-        items: To fetch.
-        depth: At least 1.
-        name: Of the thread.
-        idle: Inside of what it returns the consumer waits for an item that is not there yet.
-    """
+def prefetch(items: Iterable[T], depth: int, name: str) -> Generator[T, None, None]:
+    """Yield *items*, of which a thread called *name* fetches up to *depth* (at least 1) ahead of the consumer."""
     buffer: queue.Queue[T | _End] = queue.Queue(depth)
     stopped = threading.Event()
     thread = threading.Thread(target=_fill, args=(items, buffer, stopped), name=name, daemon=True)
     thread.start()
     try:
-        while not isinstance(item := _next(buffer, idle), _End):
+        while not isinstance(item := buffer.get(), _End):
             yield item
         if item.error is not None:
             raise item.error
@@ -104,13 +95,6 @@ def prefetch(
         while thread.is_alive():
             _drain(buffer)  # a thread that waits for room sees that it is to stop
             thread.join(0.005)
-
-
-def _next(buffer: queue.Queue[T | _End], idle: Callable[[], AbstractContextManager[None]]) -> T | _End:
-    with suppress(queue.Empty):
-        return buffer.get_nowait()
-    with idle():
-        return buffer.get()
 
 
 def _fill(items: Iterable[T], buffer: queue.Queue[T | _End], stopped: threading.Event) -> None:

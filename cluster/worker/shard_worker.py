@@ -22,9 +22,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -226,12 +226,13 @@ class ShardWorker:
         return prefetch(self._infer_all(prefetch(prepared, BUFFERED, "decode"), clock), BUFFERED, "infer")
 
     def _alternated(self, rows: Rows, clock: StageClock) -> Generator[_Inferred, None, None]:
-        """Yield *rows*, inferred by the thread that decoded them, in blocks of one batch or several."""
-        with self._lanes.lane() as lane, closing(self._read(rows, clock, lane.idle)) as read:
-            for block in read:
-                lane.take()
-                prepared = self._prepare(block, clock)
-                yield self._answered(prepared, list(self._in_batches(prepared, rows, clock)), clock)
+        """Yield *rows*, in blocks of one batch or several, each inferred by the thread that decoded it."""
+
+        def infer(block: tuple[Block, bool]) -> _Inferred:
+            prepared = self._prepare(block, clock)
+            return self._answered(prepared, list(self._in_batches(prepared, rows, clock)), clock)
+
+        return self._lanes.map(infer, self._read(rows, clock))
 
     def _in_batches(self, item: Prepared, rows: Rows, clock: StageClock) -> Iterator[_Batch]:
         """Yield what the graphs give for *item*, of *rows*, in batches of the size that is tried, or best."""
@@ -247,12 +248,10 @@ class ShardWorker:
             lambda block: self._prepare(block, clock), self._read(rows, clock), self._executor, self._threads.decode
         )
 
-    def _read(
-        self, rows: Rows, clock: StageClock, idle: Callable[[], AbstractContextManager[None]] = nullcontext
-    ) -> Generator[tuple[Block, bool], None, None]:
-        """Yield *rows* in blocks, each with whether its images may be looked at; wait *idle* for what is not there."""
+    def _read(self, rows: Rows, clock: StageClock) -> Generator[tuple[Block, bool], None, None]:
+        """Yield *rows* in blocks, each with whether its images may be looked at."""
         blocks = self._preparer.blocks(rows, self._limits(rows), lambda: self._wanted(rows))
-        return prefetch(clock.timed("read", blocks), BUFFERED, "read", idle)
+        return prefetch(clock.timed("read", blocks), BUFFERED, "read")
 
     def _prepare(self, one: tuple[Block, bool], clock: StageClock) -> Prepared:
         block, usable = one

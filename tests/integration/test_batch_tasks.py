@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,18 @@ def test_a_batch_job_says_what_the_predictor_says(name: str, photographs, test_d
         assert list(row) == ["source_file", "source_row", *record]
         assert in_single_precision({field: row[field] for field in record}) == in_single_precision(record)
     assert SENSIBLE[name](rows, photographs)
+    report = json.loads((tmp_path / "answers" / "report.json").read_bytes())
+    assert {one["unit"]: one["counts"] for one in report["classes"]} == counted_by_hand(rows)
+
+
+def counted_by_hand(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how often each class is in *rows*, by what the report calls it that is counted."""
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        for column, unit in (("detections", "boxes"), ("instances", "objects"), ("classes", "pixels")):
+            for one in row.get(column, ()):
+                counts.setdefault(unit, Counter())[one["label"]] += one.get("pixels", 1)
+    return {unit: dict(found) for unit, found in counts.items()}
 
 
 def test_models_of_all_tasks_in_one_pass_say_what_each_says_alone(photographs, test_data, tmp_path: Path) -> None:

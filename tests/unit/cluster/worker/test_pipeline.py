@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -29,35 +29,6 @@ def test_prefetch_fetches_no_more_than_its_depth_ahead():
         assert next(items) == 0
         time.sleep(0.1)
         assert len(fetched) <= 1 + 3 + 1  # taken, buffered, and the one that waits for room
-
-
-def test_a_consumer_is_idle_only_while_it_waits_for_an_item():
-    buffered, go_on, idle = threading.Event(), threading.Event(), []
-
-    @contextmanager
-    def waiting():
-        idle.append(True)
-        if buffered.is_set():  # the very first item may be waited for, too
-            go_on.set()
-        yield
-        idle.append(False)
-
-    def source():
-        yield 0
-        yield 1
-        buffered.set()
-        go_on.wait(5)
-        yield 2
-
-    items = prefetch(source(), 2, "t", waiting)
-    assert next(items) == 0
-    buffered.wait(5)
-    idle.clear()
-    assert next(items) == 1
-    assert idle == []
-    assert next(items) == 2
-    assert idle == [True, False]
-    items.close()
 
 
 def test_an_error_arrives_after_the_items_before_it():
