@@ -97,14 +97,16 @@ class Window:
         """How many times as many there are."""
         return self.cells * self.cell / self.kernel
 
-    def weights(self, before: Array) -> Array:
+    def weights(self, before: Array, zero: Array) -> Array:
         """Return weights over cells: (places_in_cell * outputs, cell * channels, height, cells).
 
         Args:
             before: (outputs, channels, height, kernel).
+            zero: What stands for zero, in all of them or for each output: () or (outputs,).
         """
         outputs, channels, height, _ = before.shape
-        after = np.zeros((self.places_in_cell, outputs, self.cell, channels, height, self.cells), before.dtype)
+        after = np.empty((self.places_in_cell, outputs, self.cell, channels, height, self.cells), before.dtype)
+        after[:] = zero.reshape(-1, 1, 1, 1, 1)
         for place in range(self.places_in_cell):
             for column in range(self.kernel):
                 cell, pixel = divmod(self.stride * place + column - self.left, self.cell)
@@ -219,7 +221,8 @@ def _rewrite(graph: Graph, found: _Surroundings, window: Window) -> None:
     """Let the convolution go over cells, and what it gives be as before."""
     weight, *biases = found.constants
     outputs, _, height, _ = graph.constants[weight.input[0]].dims
-    _replace(graph, weight, 0, window.weights)
+    zero = numpy_helper.to_array(graph.constants[weight.input[2]]) if len(weight.input) > 2 else np.zeros(())
+    _replace(graph, weight, 0, lambda one: window.weights(one, zero))
     for node in biases:
         _replace(graph, node, 0, window.for_each_place)
     for node in found.constants:  # a scale and a zero point of each channel, or of all

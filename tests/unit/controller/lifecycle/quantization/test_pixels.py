@@ -198,6 +198,17 @@ def test_over_cells_with_weights_of_one_scale() -> None:
     np.testing.assert_array_equal(run(cells, PIXELS)[0], run(model, PIXELS)[0])
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_over_cells_with_weights_whose_zero_is_another_number(per_channel: bool) -> None:
+    model = quantized(network(preprocess()), weights="uint8", per_channel=per_channel)
+    cells = in_cells(model)
+    assert cells is not model
+    rounding = next(node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear")
+    for expected, ours in zip(run(model, PIXELS, rounding, "y"), run(cells, PIXELS, rounding, "y"), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_allclose(run(cells, PIXELS, "y")[0], run(network(preprocess()), PIXELS, "y")[0], atol=0.2)
+
+
 @pytest.mark.parametrize(
     "shape", [{"stride": 1}, {"kernel": 5, "pad": 1}, {"stride": 3}], ids=["dense", "uneven rows", "odd stride"]
 )
@@ -234,6 +245,6 @@ def test_the_sums_over_cells_are_those_over_pixels(
         return
     before, behind = window.pads
     wide = np.pad(row.reshape(-1, window.cell * channels), ((before, behind), (0, 0)))
-    over = window.weights(weights)[:, :, 0]  # outputs of all places, channels of a cell, cells
+    over = window.weights(weights, np.zeros(()))[:, :, 0]  # outputs of all places, channels of a cell, cells
     found = [[(wide[c:][: window.cells].T * one).sum() for one in over] for c in range(width // window.cell)]
     np.testing.assert_array_equal(np.reshape(found, (places, 2)), expected)
