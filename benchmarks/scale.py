@@ -162,7 +162,7 @@ def planned(options: BatchOptions) -> tuple[float, int]:
 
 def measure(options: BatchOptions) -> tuple[float, float, list[Look]]:
     """Run the job of *options* as a process; return when it began and ended, in seconds since 1970, and its memory."""
-    asked = ["--model", options.model, "--input", options.input, "--output", options.output]
+    asked = ["--model", *options.models, "--input", options.input, "--output", options.output]
     asked += [*(["--keep", ",".join(options.keep)] if options.keep else []), *(["--local"] if options.local else [])]
     begun = time.time()
     child = subprocess.Popen(command("batch", "run", *asked, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -256,7 +256,7 @@ def main() -> None:
             print(f"{given.rows} pictures made in {time.perf_counter() - begun:.0f} s", flush=True)
         publish()
         options = BatchOptions(
-            model=MODEL, input=str(source), output=f"{temporary}/out", keep=("number",), local=given.local
+            models=(MODEL,), input=str(source), output=f"{temporary}/out", keep=("number",), local=given.local
         )
         planning, shards = planned(options)
         print(f"planned in {planning:.2f} s: {shards} shards", flush=True)
