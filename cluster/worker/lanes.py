@@ -5,6 +5,7 @@ Rules:
       job soon; and where few are left, each has several lanes.
     * One that has waited for `PATIENCE` seconds comes before that, so that no shard looks as if it stood still.
     * The shards of a worker have about a block for each lane ahead, together.
+    * They are daemon threads: a decoder that hangs must not keep the process from ending.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +51,8 @@ class Lanes:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._threads = ThreadPoolExecutor(number, thread_name_prefix="lane")
+        self._threads: list[threading.Thread] = []  # from the first shard on
+        self._ready = threading.Semaphore(0)  # as often as blocks wait
         self._shards = count()
         self._running = 0
         self._waiting: list[_Block] = []
@@ -65,6 +67,10 @@ class Lanes:
     def _shard(self) -> Iterator[int]:
         with self._lock:
             self._running += 1
+            while len(self._threads) < self._number:
+                name = f"lane-{len(self._threads)}"
+                self._threads.append(threading.Thread(target=self._compute, name=name, daemon=True))
+                self._threads[-1].start()
         try:
             yield next(self._shards)
         finally:
@@ -80,15 +86,20 @@ class Lanes:
         block = _Block(shard, time.monotonic(), Future(), work)
         with self._lock:
             self._waiting.append(block)
-        self._threads.submit(self._run_next)
+        self._ready.release()
         return block.future
 
-    def _run_next(self) -> None:
+    def _compute(self) -> None:
+        while True:
+            self._ready.acquire()
+            self._next().run()
+
+    def _next(self) -> _Block:
         with self._lock:
             now = time.monotonic()
             block = min(self._waiting, key=lambda one: (now - one.since < PATIENCE, one.shard, one.since))
             self._waiting.remove(block)
-        block.run()
+        return block
 
 
 class _Lane(Executor):

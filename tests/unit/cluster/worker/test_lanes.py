@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from contextlib import closing
@@ -128,3 +130,17 @@ def test_who_asks_for_no_more_leaves_nothing_behind():
     assert len(log) <= 4
     assert lanes._running == 0
     assert not lanes._waiting
+
+
+def test_a_block_that_hangs_does_not_keep_the_process_from_ending():
+    code = """
+import threading, time
+from cluster.worker.lanes import Lanes
+inside = threading.Event()
+def hang(_):
+    inside.set()
+    time.sleep(3600)
+threading.Thread(target=lambda: list(Lanes(1).map(hang, [1])), daemon=True).start()
+assert inside.wait(10)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
