@@ -11,8 +11,7 @@ Rules:
       reported, and the others go on.
     * An actor whose process dies is a crash of the shards it ran; one whose node died, or that was
       killed for another shard, is no fault of theirs.
-    * What was asked for by number is also asked of Ray's autoscaler, until the pool is closed; and the least that would
-      do, where no node has a seat.
+    * What was asked for by number, or the least where no node has a seat, is asked of Ray's autoscaler, until `close`.
     * What this module started it ends; a cluster that was there before stays.
 """
 
@@ -204,9 +203,8 @@ class RayPool:
         for seat in (wanted - taken).elements():
             self._spawn(seat)
         self._most = max(self._most, len(self._actors))
-        if not self._asked:
-            nowhere = [] if self._actors or self._refused else [self._least]
-            self._ask([seat.resources for seat in wanted.elements() if seat.node is None] or nowhere)
+        nowhere = [] if self._actors or self._refused else [self._least]
+        self._ask(self._asked or [seat.resources for seat in wanted.elements() if seat.node is None] or nowhere)
         return time.monotonic()
 
     def _ask(self, bundles: list[dict[str, float]]) -> None:
@@ -215,22 +213,21 @@ class RayPool:
             from ray.autoscaler.sdk import request_resources  # which loads much, and few jobs ask
 
             request_resources(bundles=bundles)
-            self._asked = bundles
+        self._asked = bundles
 
     def _spawn(self, seat: Seat) -> None:
         place: Any = "SPREAD"
         if seat.node is not None:
             place = NodeAffinitySchedulingStrategy(seat.node, soft=False)
         resources = {name: amount for name, amount in seat.resources.items() if name not in {"CPU", "GPU"}}
-        actor_class = ray.remote(
+        handle = ray.remote(
             num_cpus=seat.cpus,
             num_gpus=seat.resources.get("GPU", 0),
             resources=resources,
             max_restarts=0,
             scheduling_strategy=place,
             concurrency_groups={"tasks": SLOTS, "watch": 1},
-        )(BatchWorker)
-        handle = actor_class.remote()
+        )(BatchWorker).remote()
         reach = self._crew.reach if self._crew else None
         self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, reach)))
 
@@ -400,5 +397,4 @@ def _last_line(error: Exception) -> str:
 
 
 def _first_sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text.partition(". ")[0][:200]
+    return " ".join(str(error).split()).partition(". ")[0][:200]
