@@ -3,7 +3,8 @@
 Rules:
     * Of the blocks that wait, one of the shard that began first is next: shards end one after the other, the first of a
       job soon; and where few are left, each has several lanes.
-    * One that has waited for `PATIENCE` seconds comes before that, so that no shard looks as if it stood still.
+    * Those that have waited for `PATIENCE` seconds come before that, the longest first, so that no shard looks as if it
+      stood still.
     * The shards of a worker have about a block for each lane ahead, together.
     * They are daemon threads: a decoder that hangs must not keep the process from ending.
 """
@@ -96,8 +97,9 @@ class Lanes:
 
     def _next(self) -> _Block:
         with self._lock:
-            now = time.monotonic()
-            block = min(self._waiting, key=lambda one: (now - one.since < PATIENCE, one.shard, one.since))
+            block = self._waiting[0]  # which has waited longest
+            if time.monotonic() - block.since < PATIENCE:
+                block = min(self._waiting, key=lambda one: one.shard)  # of several the first
             self._waiting.remove(block)
         return block
 
