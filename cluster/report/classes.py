@@ -111,10 +111,10 @@ def _counted(output: OutputDirectory, manifest: OutputManifest, model: JobModel,
 
 def _opened(source: Any, columns: Sequence[str]) -> pq.ParquetFile:
     """Open a file whose labels, in *columns*, come as they lie there: numbers of the entries of a dictionary."""
-    with pq.ParquetFile(source) as parquet:
-        paths = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+    footer = pq.read_metadata(source)
+    paths = [footer.schema.column(number).path for number in range(len(footer.schema))]
     labels = [path for path in paths if path.partition(".")[0] in columns and path.endswith("label")]
-    return pq.ParquetFile(source, read_dictionary=labels)
+    return pq.ParquetFile(source, metadata=footer, read_dictionary=labels)
 
 
 def _count(counts: Counter[str], labels: pa.DictionaryArray, weights: pa.Array | None) -> None:
