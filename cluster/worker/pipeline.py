@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -123,7 +123,11 @@ def _drain(buffer: queue.Queue[T | _End]) -> None:
 def map_ahead(
     function: Callable[[T], R], items: Iterable[T], executor: Executor, ahead: int | Callable[[], int]
 ) -> Iterator[R]:
-    """Yield ``function(item)`` of all *items* in order, at most *ahead* of them computed in advance by *executor*."""
+    """Yield ``function(item)`` of all *items* in order, at most *ahead* of them computed in advance by *executor*.
+
+    What is being computed when the iterator ends is waited for: a daemon thread that comes back from native code while
+    the interpreter ends would abort the process.
+    """
     most = ahead if callable(ahead) else lambda: ahead
     pending: deque[Future[R]] = deque()
     iterator = iter(items)
@@ -135,6 +139,5 @@ def map_ahead(
         while pending:
             yield pending.popleft().result()
     finally:
-        for future in pending:
-            future.cancel()
+        wait([future for future in pending if not future.cancel()])
         _close(iterator)

@@ -77,6 +77,26 @@ def test_map_ahead_raises_what_the_function_raised():
         list(map_ahead(lambda x: 1 // x, [1, 0], executor, 1))
 
 
+def test_map_ahead_ends_when_nothing_is_computed_any_more_and_begins_nothing_new():
+    begun, gate, done = threading.Event(), threading.Event(), []
+
+    def work(item):
+        if item == 1:
+            begun.set()
+            assert gate.wait(5)
+        done.append(item)
+        return item
+
+    with ThreadPoolExecutor(1) as executor:
+        items = map_ahead(work, range(9), executor, 2)
+        assert next(items) == 0
+        assert begun.wait(5)
+        threading.Timer(0.1, gate.set).start()
+        items.close()
+        assert done == [0, 1]
+    assert done == [0, 1]
+
+
 def test_the_clock_counts_only_the_time_inside():
     clock = StageClock("read", "write")
     for _ in clock.timed("read", (time.sleep(0.02) for _ in range(2))):
