@@ -108,6 +108,10 @@ class UnansweredError(BatchError):
     """A decode actor did not answer: it died, failed, or took too long. Whoever asked does its work."""
 
 
+class FilesMissingError(BatchError):
+    """A worker's machine does not have the files of a model; it is started again, with them."""
+
+
 class StoppedError(BatchError):
     """SIGINT or SIGTERM ended the driver; what was committed stays."""
 

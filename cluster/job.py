@@ -99,7 +99,8 @@ def _local_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
 @contextmanager
 def _ray_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
     from cluster.pool.metrics import MeasuredPool, RayMeter
-    from cluster.pool.ray_pool import RayPool, ray_session
+    from cluster.pool.ray_pool import RayPool
+    from cluster.pool.session import ray_session
 
     counts = parse_workers(job.options.workers)
     with ray_session(job.options.address, machine_cores()) as ours:
@@ -108,7 +109,6 @@ def _ray_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
             job.models,
             job.spec,
             lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused, sharing=ours),
-            shared=ours,
             decoders=job.options.decode_actors,
         )
         meter = RayMeter(job=job_id(job.output.uri), model=job.record.model)

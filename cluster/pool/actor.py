@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from cluster.errors import FilesMissingError
 from cluster.pool.base import run_task
 from cluster.pool.seats import NEEDS, Seat
 from cluster.pool.shipment import Shipment
@@ -36,14 +37,20 @@ class BatchWorker:
 
     def start(
         self, shipments: Sequence[Shipment], spec: WorkerSpec, seat: Seat, reach: Reach | None
-    ) -> dict[str, str] | Failure:
-        """Build the worker of the models in *shipments*, which proves them; return what it runs on, or why not."""
+    ) -> dict[str, str] | Failure | None:
+        """Build the worker of the models in *shipments*, which proves them.
+
+        Returns:
+            What it runs on, or why it does not; ``None`` if files of a model must come along.
+        """
         from cluster.worker.shard_worker import ShardWorker
 
         try:
             models = [shipment.open() for shipment in shipments]
             others = None if reach is None else _decoders(reach)
             worker = ShardWorker(models, replace(spec, provider=seat.provider), seat.threads, others)
+        except FilesMissingError:
+            return None
         except Exception as error:  # noqa: BLE001 - it is reported, and the driver decides
             return Failure.of(error)
         if NEEDS[seat.kind] and worker.ran_on["provider"] == ALIASES["cpu"]:

@@ -12,7 +12,6 @@ Rules:
     * An actor whose process dies is a crash of the shards it ran; one whose node died, or that was
       killed for another shard, is no fault of theirs.
     * What was asked for by number, or the least where no node has a seat, is asked of Ray's autoscaler, until `close`.
-    * What this module started it ends; a cluster that was there before stays.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,7 @@ from cluster.errors import PoolError
 from cluster.models import JobModel
 from cluster.pool.actor import BatchWorker
 from cluster.pool.seats import NEEDS, Node, Refused, Seat, least
+from cluster.pool.session import cluster_nodes
 from cluster.pool.shipment import Shipment, ship
 from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.spec import WorkerSpec
@@ -49,75 +49,16 @@ from cluster.worker.spec import WorkerSpec
 if TYPE_CHECKING:
     from cluster.pool.decode_actors import Crew
 
-__all__ = ["RayPool", "cluster_nodes", "ray_session"]
+__all__ = ["RayPool"]
 
 SLOTS = 2  # tasks an actor: while one ends, the next begins
-CONNECT_TIMEOUT = 5.0  # seconds
 START_TIMEOUT = 180.0  # seconds until the first actor must be ready
 MOST_BAD_STARTS = 3  # actors of one kind at one place, in a row, that die while they start
 POLL_PROGRESS = 1.0  # seconds
 POLL_NODES = 2.0  # seconds
-OBJECT_STORE = 256 * 1024**2  # bytes; the artifact and nothing else lies there
 
 Arrange = Callable[[list[Node], Refused], list[Seat]]
 """Says who sits where, of the nodes that there are and of what was refused."""
-
-
-@contextmanager
-def ray_session(address: str | None, cores: int) -> Iterator[bool]:
-    """Be connected to Ray, and yield whether its cluster was started here for that.
-
-    Args:
-        address: Of a cluster; ``RAY_ADDRESS`` counts too; without either one is started here.
-        cores: That a cluster started here has.
-
-    Raises:
-        PoolError: There is no cluster at *address*, or none could be started.
-    """
-    if ray.is_initialized():
-        yield False
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    own = {"num_cpus": cores, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    _check_reachable(address)
-    with _silenced_stdout():
-        try:
-            ray.init(address=address, **quiet, **(own if address == "local" else {}))
-        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise PoolError(
-                f"Ray at {address!r} cannot be used: {' '.join(str(error).split())[:300]}; --local runs without Ray"
-            ) from None
-        try:
-            yield address == "local"
-        finally:
-            ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Raise unless something listens at *address*, if that is host and port: Ray itself would try for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
-    except (OSError, OverflowError) as error:
-        raise PoolError(f"there is no Ray cluster at {address!r}: {error}; --local runs without Ray") from None
-
-
-@contextmanager
-def _silenced_stdout() -> Iterator[None]:
-    """Keep Ray's own remarks out of the result: a thread of it prints to stdout when a worker dies."""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123 - no path of ours
-        yield
-
-
-def cluster_nodes() -> list[Node]:
-    """Return the nodes of the cluster that are alive, in the order of their ids."""
-    alive = (node for node in ray.nodes() if node["Alive"])
-    return sorted((Node(id=node["NodeID"], resources=node["Resources"]) for node in alive), key=lambda node: node.id)
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +93,7 @@ def _crew(decoders: int, shipments: Sequence[Shipment], spec: WorkerSpec) -> Cre
 
 
 class RayPool:
-    """Actors that take tasks; needs a connection to Ray (`ray_session`)."""
+    """Actors that take tasks; needs a connection to Ray (`cluster.pool.session.ray_session`)."""
 
     def __init__(
         self,
@@ -160,7 +101,6 @@ class RayPool:
         spec: WorkerSpec,
         arrange: Arrange,
         *,
-        shared: bool = False,
         decoders: int = 0,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
@@ -170,16 +110,15 @@ class RayPool:
             models: That answer.
             spec: What workers must know.
             arrange: Says who sits where.
-            shared: Whether every worker sees this machine's disk, so that the models need not travel.
             decoders: Actors that decode for the others; started before them.
             start_timeout: Seconds until the first actor must be ready.
 
         Raises:
             PoolError: There is no node for a decoder.
         """
-        shipments = ship(models, shared=shared)
-        self._call = (shipments, spec)
-        self._crew = _crew(decoders, shipments, spec) if decoders else None
+        self._models, self._spec = models, spec
+        self._shipments = ship(models, whole=decoders > 0)
+        self._crew = _crew(decoders, self._shipments, spec) if decoders else None
         self._arrange = arrange
         self._start_timeout = start_timeout
         self._deadline = time.monotonic() + start_timeout
@@ -228,8 +167,10 @@ class RayPool:
             scheduling_strategy=place,
             concurrency_groups={"tasks": SLOTS, "watch": 1},
         )(BatchWorker).remote()
-        reach = self._crew.reach if self._crew else None
-        self._actors.append(_Actor(handle, seat, starting=handle.start.remote(*self._call, seat, reach)))
+        self._actors.append(_Actor(handle, seat, starting=self._start(handle, seat)))
+
+    def _start(self, handle: Any, seat: Seat) -> Any:
+        return handle.start.remote(self._shipments, self._spec, seat, self._crew.reach if self._crew else None)
 
     def offer(self, task: Task) -> bool:
         """Give *task* to the least busy actor that has room; not on a node that it avoids, if another has actors."""
@@ -286,6 +227,10 @@ class RayPool:
             self._actors.remove(actor)
             ray.kill(actor.handle)
             self._arranged = self._fill_seats()
+        elif answer is None:
+            if not all(shipment.contents for shipment in self._shipments):
+                self._shipments = ship(self._models, whole=True)
+            actor.starting = self._start(actor.handle, actor.seat)
         else:
             actor.starting, actor.ran_on = None, answer
             del self._bad_starts[actor.seat.kind, actor.seat.node]

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from cluster.errors import FilesMissingError
 from cluster.models import JobModel
 from cluster.pool.shipping import Package, contents, pack, unpack
 
@@ -21,8 +22,8 @@ class Shipment:
     Attributes:
         package: Of its artifact.
         prefix: Of the names of its columns.
-        contents: The reference of the package's files, so that Ray does not bring them unasked; nothing where every
-            worker sees the directory.
+        contents: The reference of the package's files, so that Ray does not bring them unasked; nothing where they
+            did not come along.
     """
 
     package: Package
@@ -34,23 +35,26 @@ class Shipment:
 
         Raises:
             ArtifactError: A file is not the one that the manifest pins.
+            FilesMissingError: The files are not at hand, and did not come along.
         """
 
         def fetch() -> Mapping[str, bytes]:
-            fetched: Mapping[str, bytes] = ray.get(self.contents[0]) if self.contents else {}
+            if not self.contents:
+                raise FilesMissingError(f"{self.package.root} is not to be had here")
+            fetched: Mapping[str, bytes] = ray.get(self.contents[0])
             return fetched
 
         return JobModel(artifact=unpack(self.package, fetch), prefix=self.prefix)
 
 
-def ship(models: Sequence[JobModel], *, shared: bool = False) -> tuple[Shipment, ...]:
-    """Put *models* where actors get them from; needs a connection to Ray.
+def ship(models: Sequence[JobModel], *, whole: bool) -> tuple[Shipment, ...]:
+    """Return *models* as they travel to actors.
 
     Args:
         models: Of the job.
-        shared: Whether every actor sees this machine's disk, so that nothing need travel.
+        whole: Whether their files come along, through Ray's object store: it keeps them as long as the job runs.
     """
     packages = [(pack(model.artifact), model.prefix) for model in models]
     return tuple(
-        Shipment(package, prefix, () if shared else (ray.put(contents(package)),)) for package, prefix in packages
+        Shipment(package, prefix, (ray.put(contents(package)),) if whole else ()) for package, prefix in packages
     )

@@ -1,8 +1,8 @@
 """Bring an artifact to the machine that a worker runs on.
 
 Rules:
-    * The files travel once through Ray's object store, not through a path that only the driver has; a worker that
-      has them already, or sees the driver's directory, does not fetch them.
+    * A worker that has the files already, or sees the driver's directory, is sent none. Once one has not, they travel
+      through Ray's object store, which holds them in memory from then on.
     * On a node they lie in its cache under the manifest's digest; a copy is made once, atomically, by
       one worker at a time, and every file is verified before it is used.
 """

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,13 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray_nodes import add_node, ray_nodes
 
-from cluster.planning import BatchOptions, plan_job
-from cluster.pool.ray_pool import RayPool, ray_session
+from cluster.planning import BatchOptions, Job, plan_job
+from cluster.pool import shipment
+from cluster.pool.ray_pool import RayPool
 from cluster.pool.seats import seats
-from cluster.pool.tasks import Kind, Task
+from cluster.pool.session import ray_session
+from cluster.pool.shipping import contents
+from cluster.pool.tasks import Kind, Outcome, Task
 from runtime.proof import prove_isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -145,24 +148,51 @@ class Unreadable:
         return int, ("not a number",)
 
 
-def test_a_worker_that_cannot_read_its_task_says_so_and_lives(cluster, model, tmp_path):
-    rows = write_deadly_rows(tmp_path / "in.parquet", 20, {})
-    job = plan_job(BatchOptions(models=(str(model),), input=str(rows), output=str(tmp_path / "out"), provider="cpu"))
-    job.output.claim(job.record)
+def outcomes(cluster: Cluster, job: Job, tasks: Sequence[Task]) -> list[Outcome]:
+    """Return how *tasks* of *job* end, one after the other, on one worker of *cluster*."""
+    found: list[Outcome] = []
     with ray_session(cluster.address, 1):
         pool = RayPool(job.models, job.spec, lambda nodes, refused: seats(nodes, {"cpu": 1}, "cpu", 1, refused))
         try:
-            outcomes = []
-            for task in (Task(number=0, shard=Unreadable()), Task(number=1, shard=job.shards[0])):
-                wait_until(lambda task=task: outcomes.extend(pool.wait(0.1)) or pool.offer(task), "room")
-                wait_until(lambda task=task: outcomes.extend(pool.wait(0.1)) or len(outcomes) > task.number, "outcome")
+            for number, task in enumerate(tasks, 1):
+                wait_until(lambda task=task: found.extend(pool.wait(0.1)) or pool.offer(task), "room")
+                wait_until(lambda number=number: found.extend(pool.wait(0.1)) or len(found) == number, "outcome")
         finally:
             pool.close()
-    unreadable, done = outcomes
+    assert pool.workers == 1
+    return found
+
+
+def planned(model: Path, folder: Path) -> Job:
+    """Return a job of one shard with *model*, whose output in *folder* is claimed."""
+    folder.mkdir(exist_ok=True)
+    rows = write_deadly_rows(folder / "in.parquet", 20, {})
+    job = plan_job(BatchOptions(models=(str(model),), input=str(rows), output=str(folder / "out"), provider="cpu"))
+    job.output.claim(job.record)
+    return job
+
+
+def test_a_worker_that_cannot_read_its_task_says_so_and_lives(cluster, model, tmp_path):
+    job = planned(model, tmp_path)
+    tasks = [Task(number=0, shard=Unreadable()), Task(number=1, shard=job.shards[0])]
+    unreadable, done = outcomes(cluster, job, tasks)
     assert unreadable.failure.kind is Kind.ERROR
     assert "not a number" in unreadable.failure.text
     assert done.commit.rows == 20
-    assert pool.workers == 1
+
+
+def test_a_model_travels_to_a_worker_that_does_not_see_it_and_to_no_other(cluster, place, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    unseen = planned(Path("/proc/self/cwd") / model.name, tmp_path)  # where the worker is, that is another folder
+    kept = place / "home" / "cache" / "artifacts" / unseen.models[0].artifact.digest
+    seen = planned(model, tmp_path / "seen")
+    sent = []
+    monkeypatch.setattr(shipment, "contents", lambda package: sent.append(package.root) or contents(package))
+    for job, expected in ((seen, 0), (unseen, 1), (unseen, 1)):
+        (outcome,) = outcomes(cluster, job, [Task(number=0, shard=job.shards[0])])
+        assert outcome.failure is None
+        assert len(sent) == expected  # the second time the worker's machine has kept it
+        assert kept.is_dir() == bool(expected)
 
 
 def asked(cluster: Cluster) -> list[dict[str, float]]:

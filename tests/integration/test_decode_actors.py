@@ -21,7 +21,7 @@ from ray_nodes import ray_nodes
 
 from cluster.planning import BatchOptions, Job, plan_job
 from cluster.pool.decode_actors import Crew, DecodeActors
-from cluster.pool.ray_pool import cluster_nodes, ray_session
+from cluster.pool.session import cluster_nodes, ray_session
 from cluster.pool.shipment import ship
 from cluster.worker.shard_worker import ShardWorker
 from cluster.worker.spec import Threads
@@ -143,7 +143,7 @@ def job(model: Path, rows: Path, tmp_path: Path) -> Job:
 
 def test_the_actors_really_do_the_work_and_the_worker_does_what_a_dead_one_left(cluster, job):
     with ray_session(cluster.address, 1):
-        crew = Crew(cluster_nodes(), 2, ship(job.models), job.spec)
+        crew = Crew(cluster_nodes(), 2, ship(job.models, whole=True), job.spec)
         try:
             worker = ShardWorker(job.models, job.spec, Threads(decode=1), DecodeActors(crew.reach))
             pids = [ray.get(handle.__ray_call__.remote(lambda _: os.getpid())) for handle in crew.reach[0]]
