@@ -18,7 +18,7 @@ from pathlib import Path
 __all__ = ["PATIENCE", "RayHead", "free_ports", "ray_head"]
 
 PATIENCE = 90.0  # seconds until it answers; two busy cores are slow
-METRICS_INTERVAL = 500  # milliseconds
+METRICS_INTERVAL = 500  # milliseconds, of a cluster with a dashboard; Ray takes ten seconds by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ def ray_head(cores: int = 2, object_store: int = 100 * 1024**2, *, served: bool 
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # a job's driver is called `python`
-        "RAY_metrics_report_interval_ms": str(METRICS_INTERVAL),
     }
+    if served:
+        environment["RAY_metrics_report_interval_ms"] = str(METRICS_INTERVAL)
     log = root / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
