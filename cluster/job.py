@@ -21,8 +21,8 @@ from cluster.jobs.request import job_id
 from cluster.output.partitions import check_number
 from cluster.plan import Shard
 from cluster.planning import BatchOptions, Job, plan_job
-from cluster.pool.apart import ApartPool, marker_of, marking
 from cluster.pool.base import LocalPool, Pool
+from cluster.pool.marker import marker_of, marking
 from cluster.pool.seats import divide, machine_cores, parse_workers, seats
 from cluster.pool.tasks import Outcome
 from cluster.report import Summary, Tally
@@ -87,6 +87,8 @@ def _local_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
     with marking(marker_of(job.output.uri, Home.from_environment().cache)) as died:
         pool: Pool
         if died:
+            from cluster.pool.apart import ApartPool  # which few jobs need
+
             pool = ApartPool(job.models, job.spec, threads, workers=workers)
         else:
             pool = LocalPool(ShardWorker(job.models, job.spec, threads), workers=workers)

@@ -165,6 +165,7 @@ def _exit_with(error: Exception, prog_name: str) -> NoReturn:
 def main() -> NoReturn:
     """Run the `vedette` command."""
     gc.set_threshold(GARBAGE)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it looks for them in every package there is: 15 ms
     try:
         run_command(vedette, "vedette")
     finally:

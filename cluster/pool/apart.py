@@ -2,8 +2,8 @@
 
 Rules:
     * ``--local`` runs shards in its own process, which is the fastest to start; a picture at which a
-      decoder crashes takes the job along. A marker outlives such a death (`marking`), and the same
-      command again runs its shards in a child process, where the row is searched and quarantined.
+      decoder crashes takes the job along. A marker outlives such a death (`cluster.pool.marker`), and the
+      same command again runs its shards in a child process, where the row is searched and quarantined.
     * Tasks go to the child through a pipe, outcomes and progress come back. A child that dies is a
       crash of the tasks it ran, and is replaced.
     * The child ends when this process does, however that ends.
@@ -11,14 +11,12 @@ Rules:
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -31,12 +29,11 @@ from cluster.pool.tasks import Failure, Kind, Outcome, Task
 from cluster.worker.memory import keep_memory_low
 from cluster.worker.spec import Threads, WorkerSpec
 from runtime.artifact import Artifact
-from runtime.files import make_directory
 
 if TYPE_CHECKING:
     from cluster.worker.shard_worker import ShardWorker
 
-__all__ = ["ApartPool", "marker_of", "marking"]
+__all__ = ["ApartPool"]
 
 POLL_PROGRESS = 1.0  # seconds
 CLOSE_TIMEOUT = 10.0  # seconds
@@ -49,33 +46,6 @@ Progress = dict[str, int]
 @dataclass(frozen=True, slots=True)
 class _Progress:
     rows: Progress  # by shard
-
-
-def marker_of(output: str, cache: Path) -> Path:
-    """Return the marker of the local jobs that write to *output*, below *cache*."""
-    return cache / "batch" / f"{hashlib.sha256(output.encode()).hexdigest()[:16]}.running"
-
-
-@contextmanager
-def marking(path: Path) -> Iterator[bool]:
-    """Hold the marker *path*; yield whether an earlier holder died with it. An orderly end, error or not, removes it.
-
-    Whoever runs beside a living holder has no marker, and hears of no death.
-    """
-    make_directory(path.parent)
-    with path.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        died = os.fstat(file.fileno()).st_size > 0
-        file.write(b"a local batch job is running\n")
-        file.flush()
-        try:
-            yield died
-        finally:
-            path.unlink(missing_ok=True)
 
 
 class _Child:

@@ -1,11 +1,9 @@
-"""The marker that outlives a killed job, and the pool of one child process."""
+"""The pool of one child process."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,43 +13,9 @@ from color_model import write_rows
 
 from cluster.errors import PoolError
 from cluster.planning import Job, plan_job
-from cluster.pool.apart import ApartPool, marker_of, marking
+from cluster.pool.apart import ApartPool
 from cluster.pool.tasks import Kind, Outcome, Task
 from cluster.worker.spec import Threads
-
-
-@pytest.fixture
-def marker(tmp_path: Path) -> Path:
-    return marker_of("/out", tmp_path)
-
-
-def die_with(marker: Path) -> None:
-    held = "with marking(pathlib.Path(sys.argv[1])): os._exit(7)"
-    code = f"import os, sys, pathlib\nfrom cluster.pool.apart import marking\n{held}"
-    assert subprocess.run([sys.executable, "-c", code, str(marker)], check=False).returncode == 7
-
-
-def test_a_death_is_known_until_an_orderly_end(marker):
-    with marking(marker) as died:
-        assert not died
-    die_with(marker)
-    with marking(marker) as died:
-        assert died
-    with marking(marker) as died:
-        assert not died
-
-
-def test_an_error_is_an_orderly_end(marker):
-    with pytest.raises(ZeroDivisionError), marking(marker):
-        raise ZeroDivisionError
-    with marking(marker) as died:
-        assert not died
-
-
-def test_who_runs_beside_a_living_one_hears_of_no_death(marker):
-    with marking(marker), marking(marker) as died:
-        assert not died
-    assert not marker.exists()
 
 
 @pytest.fixture
