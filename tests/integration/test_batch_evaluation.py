@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from artifact_of import artifact_of
 from color_model import LABELS, picture, write_artifact
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from real_models import coral_masks, detector, pose_estimator, segmenter
 from s3_server import BUCKET, Proxy
 from task_models import SIDE, write_task_artifact
 
@@ -31,18 +31,14 @@ from controller.lifecycle.evaluation.evaluate import evaluate
 from runtime.artifact import Artifact
 from runtime.datasets import open_dataset
 from runtime.datasets.parquet import write_parquet
-from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.evaluation.metrics.detection import DetectionJudge
 from runtime.evaluation.outlines import mask_rle
 from runtime.evaluation.titles import title_of
 from runtime.evaluation.truth import Truths
-from runtime.images import read
 from runtime.manifest import Postprocess, Preprocess, Resize
 from runtime.predictor import Predictor
 
 pytestmark = pytest.mark.integration
-
-NANO = Preprocess(color="BGR", resize=Resize(mode="letterbox", size=(416, 416), anchor="top-left", antialias=False))
 
 
 def judged(artifact: Artifact, data: Path, column: str, out: Path, **more: Any) -> Evaluation:
@@ -73,20 +69,8 @@ def classes_of(found: Evaluation) -> dict[str, list[float]]:
     return {one["label"]: [v for n, v in one.items() if n != "label" and v is not None] for one in found.classes}
 
 
-def nano(test_data, root: Path, **postprocess: Any) -> Artifact:
-    categories = json.loads(test_data("images/coco12/instances.json").read_text())["categories"]
-    return artifact_of(
-        {"fp32": test_data("models/yolox_nano.onnx")},
-        root,
-        NANO,
-        Postprocess(kind="yolox", activation="none", strides=(8, 16, 32), **postprocess),
-        task="detection",
-        labels=tuple(one["name"] for one in categories),
-    )
-
-
 def test_boxes_at_the_threshold_of_evaluate_have_its_average_precision(test_data, tmp_path: Path) -> None:
-    artifact = nano(test_data, tmp_path / "artifact", score_threshold=0.001)
+    artifact = detector(test_data, tmp_path / "artifact", score_threshold=0.001)
     data = test_data("images/coco12_hf.parquet")
     found = judged(artifact, data, "objects", tmp_path / "out")
     expected = evaluate(artifact, "fp32", open_dataset(str(data)))
@@ -99,7 +83,7 @@ def test_boxes_at_the_threshold_of_evaluate_have_its_average_precision(test_data
 
 
 def test_boxes_at_the_model_s_own_threshold_are_judged_as_they_are_and_a_note_says_so(test_data, tmp_path) -> None:
-    artifact = nano(test_data, tmp_path / "artifact")
+    artifact = detector(test_data, tmp_path / "artifact")
     write_parquet(open_dataset(str(test_data("images/coco12"))), tmp_path / "coco12.parquet", row_group_rows=5)
     dataset = open_dataset(str(tmp_path / "coco12.parquet"))
     found = judged(artifact, tmp_path / "coco12.parquet", "objects", tmp_path / "out")
@@ -118,26 +102,8 @@ def test_boxes_at_the_model_s_own_threshold_are_judged_as_they_are_and_a_note_sa
 
 
 def test_masks_have_the_intersections_of_evaluate(test_data, tmp_path: Path) -> None:
-    coral = test_data("images/coral")
-    labels = (coral / "pascal_voc_segmentation_labels.txt").read_text().splitlines()[:21]
-    artifact = artifact_of(
-        {"fp32": test_data("models/deeplabv3_pascal_uint8_nhwc.onnx")},
-        tmp_path / "artifact",
-        Preprocess(resize=Resize(mode="exact", size=(513, 513))),
-        Postprocess(kind="semantic", activation="none"),
-        task="segmentation",
-        labels=tuple(labels),
-    )
-    trimap = read(coral / "dog_segmentation_mask.bmp").pixels[..., 0]  # 0 is the dog, 1 is not, 2 is its border
-    masks = {
-        "bird": read(coral / "bird_segmentation_mask.bmp").pixels[..., 0],
-        "dog": np.choose(trimap, (labels.index("dog"), 0, 255)).astype(np.uint8),
-    }
-    for folder in ("images", "masks"):
-        (tmp_path / "set" / folder).mkdir(parents=True)
-    for name, mask in masks.items():
-        shutil.copy(coral / f"{name}_segmentation.bmp", tmp_path / "set" / "images" / f"{name}.bmp")
-        Image.fromarray(mask).save(tmp_path / "set" / "masks" / f"{name}.png")
+    artifact = segmenter(test_data, tmp_path / "artifact")
+    coral_masks(test_data, tmp_path / "set")
     write_parquet(open_dataset(str(tmp_path / "set")), tmp_path / "set.parquet")
     found = judged(artifact, tmp_path / "set.parquet", "mask", tmp_path / "out")
     expected = evaluate(artifact, "fp32", open_dataset(str(tmp_path / "set.parquet")))
@@ -149,13 +115,7 @@ def test_masks_have_the_intersections_of_evaluate(test_data, tmp_path: Path) -> 
 
 def test_bodies_have_the_similarities_of_evaluate(test_data, tmp_path: Path) -> None:
     coral = test_data("images/coral")
-    artifact = artifact_of(
-        {"fp32": test_data("models/movenet_lightning_nhwc.onnx")},
-        tmp_path / "artifact",
-        Preprocess(resize=Resize(mode="exact", size=(192, 192))),
-        Postprocess(kind="movenet", activation="none", keypoints=COCO_KEYPOINTS),
-        task="pose",
-    )
+    artifact = pose_estimator(test_data, tmp_path / "artifact")
     picture = (coral / "squat.bmp").read_bytes()
     (pose,) = Predictor(artifact, provider="cpu").predict([coral / "squat.bmp"])[0].poses  # type: ignore[union-attr]
     points = np.array([(point.x, point.y, 2.0) for point in pose.keypoints])

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artifact_of import artifact_of
 from click.testing import CliRunner
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from real_models import DETECTORS, coral_masks, detector, pose_estimator, segmenter
 from task_models import SIDE, write_task_artifact
 
 from controller.cli.models import model as group
@@ -29,35 +29,16 @@ from runtime.datasets.parquet import write_parquet
 from runtime.drawing.skeleton import COCO_KEYPOINTS
 from runtime.evaluation.metrics.detection import DetectionJudge
 from runtime.images import read
-from runtime.manifest import Postprocess, Preprocess, Resize
 from runtime.predictor import Predictor
 from runtime.store import ModelStore
 from runtime.tasks.records import class_mask_png
 
 pytestmark = pytest.mark.integration
 
-NANO = Preprocess(color="BGR", resize=Resize(mode="letterbox", size=(416, 416), anchor="top-left", antialias=False))
-ATTO = Preprocess(resize=Resize(mode="exact", size=(320, 320), antialias=False), scale=1 / 255)
-HEADS: Mapping[str, tuple[Preprocess, Postprocess]] = {
-    "yolox_nano": (NANO, Postprocess(kind="yolox", activation="none", strides=(8, 16, 32))),
-    "deimv2_atto": (ATTO, Postprocess(kind="boxes", activation="none", boxes="xyxy", score_threshold=0.4)),
-}
 
-
-@pytest.fixture(scope="module", params=sorted(HEADS))
-def detector(request: pytest.FixtureRequest, test_data, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    name: str = request.param
-    preprocess, postprocess = HEADS[name]
-    categories = json.loads(test_data("images/coco12/instances.json").read_text())["categories"]
-    return artifact_of(
-        {"fp32": test_data(f"models/{name}.onnx")},
-        tmp_path_factory.mktemp(name) / "artifact",
-        preprocess,
-        postprocess,
-        name=name,
-        task="detection",
-        labels=tuple(one["name"] for one in categories),
-    )
+@pytest.fixture(scope="module", params=sorted(DETECTORS))
+def coco_detector(request: pytest.FixtureRequest, test_data, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return detector(test_data, tmp_path_factory.mktemp(request.param) / "artifact", request.param)
 
 
 def by_coco_itself(annotations: Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> np.ndarray:
@@ -84,11 +65,13 @@ def by_coco_itself(annotations: Path, found: Mapping[str, Sequence[Mapping[str, 
     return stats
 
 
-def test_sure_answers_have_the_precision_that_coco_s_code_gives_the_reference(detector: Artifact, test_data) -> None:
-    reference = json.loads(test_data("reference/detections_coco12.json").read_text())[detector.manifest.name]
+def test_sure_answers_have_the_precision_that_coco_s_code_gives_the_reference(
+    coco_detector: Artifact, test_data
+) -> None:
+    reference = json.loads(test_data("reference/detections_coco12.json").read_text())[coco_detector.manifest.name]
     expected = by_coco_itself(test_data("images/coco12/instances.json"), reference)
-    predictor = Predictor(detector, provider="cpu")
-    judge = DetectionJudge(detector.manifest)
+    predictor = Predictor(coco_detector, provider="cpu")
+    judge = DetectionJudge(coco_detector.manifest)
     for row in open_dataset(str(test_data("images/coco12"))).rows():
         picture = predictor.load(row.image).pixels  # type: ignore[arg-type]
         judge.add(predictor.predict([picture])[0], row.objects, picture.shape[:2])  # type: ignore[arg-type]
@@ -97,9 +80,9 @@ def test_sure_answers_have_the_precision_that_coco_s_code_gives_the_reference(de
     np.testing.assert_allclose(found, expected[[0, 1, 2, 8]], atol=0.005)
 
 
-def test_the_whole_curve_is_taken_from_folders_and_from_parquet_alike(detector: Artifact, test_data) -> None:
+def test_the_whole_curve_is_taken_from_folders_and_from_parquet_alike(coco_detector: Artifact, test_data) -> None:
     folder, parquet = (
-        evaluate(detector, "fp32", open_dataset(str(test_data(path))))
+        evaluate(coco_detector, "fp32", open_dataset(str(test_data(path))))
         for path in ("images/coco12", "images/coco12_hf.parquet")
     )
     assert folder.metrics == pytest.approx(parquet.metrics, abs=1e-6)  # boxes are float32 there
@@ -110,11 +93,13 @@ def test_the_whole_curve_is_taken_from_folders_and_from_parquet_alike(detector: 
     assert folder.confusion.counts[0, 0] >= 15  # of 30 people
 
 
-def test_converted_data_gives_the_same_figures_to_the_last_digit(detector: Artifact, test_data, tmp_path: Path) -> None:
+def test_converted_data_gives_the_same_figures_to_the_last_digit(
+    coco_detector: Artifact, test_data, tmp_path: Path
+) -> None:
     dataset = open_dataset(str(test_data("images/coco12")))
     write_parquet(dataset, tmp_path / "coco12.parquet")
     folder, parquet = (
-        evaluate(detector, "fp32", one) for one in (dataset, open_dataset(str(tmp_path / "coco12.parquet")))
+        evaluate(coco_detector, "fp32", one) for one in (dataset, open_dataset(str(tmp_path / "coco12.parquet")))
     )
     assert parquet.metrics == folder.metrics
     assert parquet.notes == folder.notes == ()  # classes are still known by name
@@ -122,25 +107,8 @@ def test_converted_data_gives_the_same_figures_to_the_last_digit(detector: Artif
 
 def test_a_real_segmenter_has_the_intersections_that_are_counted_by_hand(test_data, tmp_path: Path) -> None:
     coral = test_data("images/coral")
-    labels = (coral / "pascal_voc_segmentation_labels.txt").read_text().splitlines()[:21]
-    artifact = artifact_of(
-        {"fp32": test_data("models/deeplabv3_pascal_uint8_nhwc.onnx")},
-        tmp_path / "artifact",
-        Preprocess(resize=Resize(mode="exact", size=(513, 513))),
-        Postprocess(kind="semantic", activation="none"),
-        task="segmentation",
-        labels=tuple(labels),
-    )
-    trimap = read(coral / "dog_segmentation_mask.bmp").pixels[..., 0]  # 0 is the dog, 1 is not, 2 is its border
-    masks = {
-        "bird": read(coral / "bird_segmentation_mask.bmp").pixels[..., 0],
-        "dog": np.choose(trimap, (labels.index("dog"), 0, 255)).astype(np.uint8),
-    }
-    for folder in ("images", "masks"):
-        (tmp_path / "set" / folder).mkdir(parents=True)
-    for name, mask in masks.items():
-        shutil.copy(coral / f"{name}_segmentation.bmp", tmp_path / "set" / "images" / f"{name}.bmp")
-        Image.fromarray(mask).save(tmp_path / "set" / "masks" / f"{name}.png")
+    artifact = segmenter(test_data, tmp_path / "artifact")
+    masks = coral_masks(test_data, tmp_path / "set")
     found = evaluate(artifact, "fp32", open_dataset(str(tmp_path / "set")))
     predictor = Predictor(artifact, provider="cpu")
     said = {name: predictor.predict([coral / f"{name}_segmentation.bmp"])[0].mask for name in masks}  # type: ignore[union-attr]
@@ -158,13 +126,7 @@ def test_a_real_segmenter_has_the_intersections_that_are_counted_by_hand(test_da
 
 def test_a_real_pose_is_judged_by_coral_s_keypoints(test_data, tmp_path: Path) -> None:
     coral = test_data("images/coral")
-    artifact = artifact_of(
-        {"fp32": test_data("models/movenet_lightning_nhwc.onnx")},
-        tmp_path / "artifact",
-        Preprocess(resize=Resize(mode="exact", size=(192, 192))),
-        Postprocess(kind="movenet", activation="none", keypoints=COCO_KEYPOINTS),
-        task="pose",
-    )
+    artifact = pose_estimator(test_data, tmp_path / "artifact")
     shutil.copy(coral / "squat.bmp", tmp_path)
     height, width = read(coral / "squat.bmp").pixels.shape[:2]
     rows = csv.DictReader((coral / "movenet_single_pose_lightning_ptq_reference.csv").read_text().splitlines())
