@@ -24,8 +24,9 @@ cluster is begun for each run that needs one, and left alone until its own proce
 The ceilings are what the cores could do if there were nothing but reading, decoding or inference, and the roofline if
 nothing but decoding, resizing and inference took time. They are measured alone in each turn, inference in batches of
 the size that was the fastest in a try before, on one core while the others rest; and again on all cores at once
-(`busy`), for cores share caches, memory and, where the machine is a virtual one, more. The answers of all engines must
-agree.
+(`busy`), for cores share caches, memory and, where the machine is a virtual one, more. `In turns` is a loop on each
+core that decodes some, infers them, and does nothing else: what decoding and inference cost each other is in it. The
+answers of all engines must agree.
 
 Needs Vedette's test data (VEDETTE_TEST_DATA).
 """
@@ -71,6 +72,7 @@ OBJECT_STORE = 0.3  # of the machine's memory: what Ray takes by itself
 AT_REST = 8.0  # seconds after which the processes of a new cluster have loaded what they want
 ALONE = 192  # photographs that decoding and inference are measured with alone
 TRIED = 48  # of them, that each of `SIZES` is tried with
+TURN = 16  # of them, that are decoded before they are inferred
 SIZES = (1, 2, 4, 8, 16)  # batches that inference is measured with alone: in the size that is fastest
 
 
@@ -164,7 +166,10 @@ def seconds_each(work: Any, items: Sequence[Any]) -> float:
 
 
 def stages(setting: Setting) -> dict[str, float]:
-    """Return the seconds that one image takes to read, to decode and resize, and to infer, in this thread."""
+    """Return the seconds that one image takes to read, to decode and resize, to infer, and for the latter two in turns.
+
+    All in this thread.
+    """
     batch = next(pq.ParquetFile(setting.input).iter_batches(batch_size=ALONE, columns=["image"]))
     some = batch.column("image").to_pylist()
     classifier = Classifier(setting.model)
@@ -173,15 +178,29 @@ def stages(setting: Setting) -> dict[str, float]:
     rows = sum(batch.num_rows for batch in pq.ParquetFile(setting.input).iter_batches(batch_size=BATCH))
     reading = (time.perf_counter() - started) / rows
 
-    def infer(images: Sequence[npt.NDArray[np.generic]], size: int) -> float:
-        batches = [np.stack(images[at : at + size]) for at in range(0, len(images) - size + 1, size)]
-        return seconds_each(classifier.labels, batches) / size
+    def batches(images: int, size: int) -> list[npt.NDArray[np.generic]]:
+        return [np.stack(inputs[at : at + size]) for at in range(0, images - size + 1, size)]
 
-    fastest = min(SIZES, key=lambda size: infer(inputs[:TRIED], size))
+    def infer(images: int, size: int) -> float:
+        return seconds_each(classifier.labels, batches(images, size)) / size
+
+    def decode(data: bytes) -> None:
+        prepared(data, normalized=False)
+
+    fastest = min(SIZES, key=lambda size: infer(TRIED, size))
+    made = batches(len(inputs), fastest)
+
+    def turn(first: int) -> None:
+        for data in some[first : first + TURN]:
+            decode(data)
+        for batch in made[first // fastest : (first + TURN) // fastest]:
+            classifier.labels(batch)
+
     return {
         "read": reading,
-        "decode": seconds_each(lambda data: prepared(data, normalized=False), some),
-        "infer": infer(inputs, fastest),  # anew: the least of several noisy figures is less than any takes
+        "decode": seconds_each(decode, some),
+        "infer": infer(len(inputs), fastest),  # anew: the least of several noisy figures is less than any takes
+        "turns": seconds_each(turn, range(0, len(some), TURN)) / TURN,
     }
 
 
@@ -204,6 +223,7 @@ def ceilings(of_one: Sequence[dict[str, float]], of_all: Sequence[dict[str, floa
         "infer only": one["infer"] / cores,
         "roofline": (one["decode"] + one["infer"]) / cores,
         "roofline, all cores busy": (all_["decode"] + all_["infer"]) / cores,
+        "decode, infer in turns, all cores busy": all_["turns"] / cores,
     }
     return {what: round(1 / spent, 1) for what, spent in seconds.items()}
 
