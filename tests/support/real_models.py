@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def detector(test_data: TestData, root: Path, name: str = "yolox_nano", **fields
         {"fp32": test_data(f"models/{name}.onnx")},
         root,
         preprocess,
-        replace(postprocess, **fields),
+        postprocess.model_copy(update=fields),
         name=name,
         task="detection",
         labels=tuple(one["name"] for one in categories),
