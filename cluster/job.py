@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
@@ -30,6 +30,8 @@ from runtime.home import Home
 from runtime.terminal import Progress, progress
 
 __all__ = ["run_batch"]
+
+DIED = "an earlier run was killed: this one had its shards in a process apart"
 
 
 def run_batch(options: BatchOptions) -> Summary:
@@ -64,7 +66,7 @@ def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, flo
         shard_timeout=job.options.shard_timeout,
     )
     rows = sum(shard.rows for shard in pending)
-    with _StopOnSignals(job) as signals, opener(job, len(pending), tally) as pool:
+    with _StopOnSignals(job) as signals, opener(job, pending, tally) as pool:
         signals.install()  # again, because Ray took SIGTERM for itself
         with progress(rows, "batch", "rows") as display:
             begun = time.monotonic()
@@ -76,22 +78,27 @@ def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, flo
 
 
 @contextmanager
-def _local_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
+def _local_pool(job: Job, pending: Sequence[Shard], tally: Tally) -> Iterator[Pool]:
+    from cluster.pool.children import ChildPool
+    from cluster.pool.growing import GrowingPool
     from cluster.worker.shard_worker import ShardWorker  # which loads what runs models; with Ray the driver runs none
 
     tally.up = time.monotonic()
     counts = parse_workers(job.options.workers)
     division = divide(machine_cores(), counts["cpu"] if counts else None)
-    workers = min(division.workers, pending)
+    workers = min(division.workers, len(pending))
     threads = division.threads.times(workers)
     with marking(marker_of(job.output.uri, Home.from_environment().cache)) as died:
         pool: Pool
         if died:
-            from cluster.pool.apart import ApartPool  # which few jobs need
-
-            pool = ApartPool(job.models, job.spec, threads, workers=workers)
+            pool = ChildPool(job.models, job.spec, threads, remarks=[DIED])
         else:
-            pool = LocalPool(ShardWorker(job.models, job.spec, threads), workers=workers)
+            worker = ShardWorker(job.models, job.spec, threads)
+            pool = here = LocalPool(worker, workers=workers)
+            if worker.on_cores and workers > 1:
+                rows = sum(shard.rows for shard in pending)
+                pool = GrowingPool(here, lambda: ChildPool(job.models, job.spec, division.threads, workers), rows)
+            del worker, here  # a pool that has grown needs neither
         try:
             yield pool
         finally:
@@ -99,7 +106,7 @@ def _local_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
 
 
 @contextmanager
-def _ray_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
+def _ray_pool(job: Job, pending: Sequence[Shard], tally: Tally) -> Iterator[Pool]:
     from cluster.pool.metrics import MeasuredPool, RayMeter
     from cluster.pool.ray_pool import RayPool
     from cluster.pool.session import ray_session
@@ -110,12 +117,12 @@ def _ray_pool(job: Job, pending: int, tally: Tally) -> Iterator[Pool]:
         pool = RayPool(
             job.models,
             job.spec,
-            lambda nodes, refused: seats(nodes, counts, job.options.provider, pending, refused, sharing=ours),
+            lambda nodes, refused: seats(nodes, counts, job.options.provider, len(pending), refused, sharing=ours),
             decoders=job.options.decode_actors,
         )
         meter = RayMeter(job=job_id(job.output.uri), model=job.record.model)
         try:
-            yield MeasuredPool(pool, meter, pending)
+            yield MeasuredPool(pool, meter, len(pending))
         finally:
             pool.close()
 

@@ -15,7 +15,7 @@ __all__ = ["run"]
 
 @click.command()
 @job_options
-@click.option("--local", is_flag=True, help="Run in this process, without Ray.")
+@click.option("--local", is_flag=True, help="Run on this machine, without Ray.")
 @click.option("--address", metavar="RAY", help="Ray cluster to use [default: RAY_ADDRESS, else one is started here].")
 @click.option(
     "--dry-run", is_flag=True, help="Show the plan and, from a probe of 200 rows here, its time; write nothing."
@@ -41,10 +41,10 @@ def run(
     committed survives any crash.
     """
     from cluster.job import run_batch
-    from cluster.lean import without_pandas
     from cluster.planning import BatchOptions, plan_job
+    from cluster.worker.memory import keep_memory_low
 
-    without_pandas()
+    keep_memory_low()  # of a driver, or, with --local, of a worker
     names = tuple(name.strip() for group in keep for name in group.split(",") if name.strip())
     options = BatchOptions(models=model, input=input_, filter=filter_, keep=names, **rest)
     if cost_per_hour is not None and not dry_run:

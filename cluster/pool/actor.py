@@ -16,7 +16,7 @@ from cluster.pool.base import run_task
 from cluster.pool.seats import NEEDS, Seat
 from cluster.pool.shipment import Shipment
 from cluster.pool.tasks import Failure, Outcome, Task
-from cluster.worker.memory import give_memory_back, keep_memory_low
+from cluster.worker.memory import MemoryKeeper, give_memory_back, keep_memory_low
 from cluster.worker.spec import WorkerSpec
 from runtime.providers import ALIASES
 
@@ -33,6 +33,7 @@ class BatchWorker:
 
     def __init__(self) -> None:
         keep_memory_low()
+        self._memory = MemoryKeeper()
         self._worker: ShardWorker | None = None
 
     def start(
@@ -64,7 +65,7 @@ class BatchWorker:
         if self._worker is None:
             return Outcome(task=task, failure=Failure(text="the worker was not started"))
         outcome = run_task(self._worker, task)
-        give_memory_back()
+        self._memory.shard_ended()
         return outcome
 
     def progress(self) -> dict[str, int]:

@@ -115,6 +115,11 @@ class LocalPool:
                 del self._running[outcome.task.shard.id]
             return outcomes
 
+    @property
+    def tasks(self) -> set[int]:
+        """The numbers of the tasks that run, or have ended and were not waited for."""
+        return {task.number for task in self._running.values()}
+
     def progress(self) -> Mapping[int, int]:
         """Return how many rows of each running task are through."""
         through = self._worker.progress()

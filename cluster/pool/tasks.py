@@ -19,7 +19,7 @@ from cluster.output.records import Commit
 from cluster.plan import Shard
 from runtime.errors import VedetteError
 
-__all__ = ["Failure", "Kind", "Outcome", "Task"]
+__all__ = ["Failure", "Kind", "Outcome", "Progress", "Task"]
 
 HOPELESS: tuple[type[Exception], ...] = (InputChangedError, InputError, OutputError)
 """Errors that another try would meet again."""
@@ -105,3 +105,10 @@ class Outcome:
     task: Task
     commit: Commit | None = None
     failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a worker is: by id of the shards that run, how many rows are through."""
+
+    rows: Mapping[str, int]

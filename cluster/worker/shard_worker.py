@@ -1,7 +1,7 @@
 """One worker: run the models of a job over shards, on proven execution providers.
 
 Rules:
-    * A plain class. Ray makes it an actor, `--local` calls it in threads, a test just calls it.
+    * A plain class. Ray makes it an actor, `--local` calls it in threads here and in children, a test just calls it.
     * Of one shard, read, decode, infer and write overlap in bounded buffers; so do the end of one
       shard and the beginning of the next, when two threads run one each. Where decoding and inference would take
       turns on one core anyway (`Threads.decode` is 0), a thread does both with a batch (`cluster.worker.lanes`).
@@ -93,7 +93,7 @@ class ShardWorker:
             session, decode = spec.threads
             threads = replace(threads, session=session, decode=decode * threads.infer)
         self._models = tuple(RunningModel(model, spec.provider, threads.session) for model in models)
-        if decoders is not None or not all(model.on_cores for model in self._models):
+        if decoders is not None or not self.on_cores:
             threads = threads.apart()
         self._spec = spec
         self._threads = threads
@@ -116,6 +116,11 @@ class ShardWorker:
     def _preparations(self) -> list[Preparation]:
         """Return what brings pictures to the models' inputs; asked for each batch, since sessions may be replaced."""
         return [model.predictor.preparation for model in self._models]
+
+    @property
+    def on_cores(self) -> bool:
+        """Whether all models are inferred on cores, and not on an accelerator."""
+        return all(model.on_cores for model in self._models)
 
     @property
     def ran_on(self) -> dict[str, str]:
@@ -320,7 +325,7 @@ class ShardWorker:
         if fixed := next(filter(None, sizes), None):
             return Tuner((fixed,), fixed)
         ladder = [size for size in LADDER if size <= self._limits().rows]
-        return Tuner(ladder, min(FIRST[all(model.on_cores for model in self._models)], ladder[-1]))
+        return Tuner(ladder, min(FIRST[self.on_cores], ladder[-1]))
 
     def _capture(self, *, any_variant: bool = False) -> None:
         """Capture the graphs at the size that was settled, where providers can; what runs goes on meanwhile."""
@@ -330,12 +335,7 @@ class ShardWorker:
     def _divide_threads(self) -> None:
         """Divide the threads anew, if that is worth another session; shards that are running keep their decoders."""
         threads = self._threads
-        if (
-            self._spec.threads
-            or not threads.decode
-            or threads.infer > 1
-            or not all(model.on_cores for model in self._models)
-        ):
+        if self._spec.threads or not threads.decode or threads.infer > 1 or not self.on_cores:
             return
         session, decode = self._tuner.divided(threads.session, threads.decode)
         if (session, decode) == (threads.session, threads.decode):

@@ -1,4 +1,4 @@
-"""The pool of one child process."""
+"""The pool of child processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from color_model import write_rows
 
 from cluster.errors import PoolError
 from cluster.planning import Job, plan_job
-from cluster.pool.apart import ApartPool
+from cluster.pool.children import ChildPool
 from cluster.pool.tasks import Kind, Outcome, Task
 from cluster.worker.spec import Threads
 
@@ -27,20 +27,20 @@ def job(options, tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def pool(job) -> Iterator[ApartPool]:
-    pool = ApartPool(job.models, job.spec, Threads(), workers=2)
+def pool(job) -> Iterator[ChildPool]:
+    pool = ChildPool(job.models, job.spec, Threads(infer=2))
     yield pool
     pool.close()
 
 
-def wait_for(pool: ApartPool, count: int) -> list[Outcome]:
+def wait_for(pool: ChildPool, count: int) -> list[Outcome]:
     outcomes: list[Outcome] = []
     while len(outcomes) < count:
         outcomes += pool.wait(0.1)
     return sorted(outcomes, key=lambda outcome: outcome.task.number)
 
 
-def offer(pool: ApartPool, task: Task) -> None:
+def offer(pool: ChildPool, task: Task) -> None:
     while not pool.offer(task):
         pool.wait(0.1)
 
@@ -55,11 +55,11 @@ def test_tasks_are_committed_by_the_child(pool, job):
 
 def test_a_killed_child_is_a_crash_of_its_tasks_and_replaced(pool, job):
     tasks = [Task(number=number, shard=shard) for number, shard in enumerate(job.shards[:2])]
-    while not pool._ran_on:
+    while not pool.ready:
         pool.wait(0.1)
-    os.kill(pool._process.pid, signal.SIGSTOP)  # so that the task does not end before the kill
+    os.kill(pool._children[0].process.pid, signal.SIGSTOP)  # so that the task does not end before the kill
     assert pool.offer(tasks[0])
-    os.kill(pool._process.pid, signal.SIGKILL)
+    os.kill(pool._children[0].process.pid, signal.SIGKILL)
     (crash,) = wait_for(pool, 1)
     assert crash.failure.kind is Kind.CRASH
     assert "SIGKILL" in crash.failure.text
@@ -69,16 +69,16 @@ def test_a_killed_child_is_a_crash_of_its_tasks_and_replaced(pool, job):
 
 def test_a_stuck_task_is_abandoned_and_what_else_ran_is_lost(pool, job):
     tasks = [Task(number=number, shard=shard) for number, shard in enumerate(job.shards[:2])]
-    while not pool._ran_on:
+    while not pool.ready:
         pool.wait(0.1)
-    os.kill(pool._process.pid, signal.SIGSTOP)
+    os.kill(pool._children[0].process.pid, signal.SIGSTOP)
     assert all(pool.offer(task) for task in tasks)
     pool.abandon(tasks[0])
     assert [outcome.failure.kind for outcome in wait_for(pool, 2)] == [Kind.STUCK, Kind.LOST]
 
 
 def test_a_child_that_cannot_start_is_an_error(job):
-    pool = ApartPool(job.models, replace(job.spec, provider="quantum"), Threads())
+    pool = ChildPool(job.models, replace(job.spec, provider="quantum"), Threads())
     try:
         with pytest.raises(PoolError, match="quantum"):
             wait_for(pool, 1)
