@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cluster.dispatch.loop import Policy, dispatch
 from cluster.errors import OutputError, StoppedError, TooManyBadRowsError
@@ -28,6 +28,10 @@ from cluster.pool.tasks import Outcome
 from cluster.report import Summary, Tally
 from runtime.home import Home
 from runtime.terminal import Progress, progress
+
+if TYPE_CHECKING:
+    from cluster.pool.children import ChildPool
+    from cluster.worker.spec import Threads
 
 __all__ = ["run_batch"]
 
@@ -79,7 +83,6 @@ def _run_pending(job: Job, pending: list[Shard], tally: Tally) -> tuple[int, flo
 
 @contextmanager
 def _local_pool(job: Job, pending: Sequence[Shard], tally: Tally) -> Iterator[Pool]:
-    from cluster.pool.children import ChildPool
     from cluster.pool.growing import GrowingPool
     from cluster.worker.shard_worker import ShardWorker  # which loads what runs models; with Ray the driver runs none
 
@@ -88,16 +91,22 @@ def _local_pool(job: Job, pending: Sequence[Shard], tally: Tally) -> Iterator[Po
     division = divide(machine_cores(), counts["cpu"] if counts else None)
     workers = min(division.workers, len(pending))
     threads = division.threads.times(workers)
+
+    def in_children(threads: Threads, children: int = 1, remarks: Sequence[str] = ()) -> ChildPool:
+        from cluster.pool.children import ChildPool  # which few jobs need
+
+        return ChildPool(job.models, job.spec, threads, children, remarks)
+
     with marking(marker_of(job.output.uri, Home.from_environment().cache)) as died:
         pool: Pool
         if died:
-            pool = ChildPool(job.models, job.spec, threads, remarks=[DIED])
+            pool = in_children(threads, remarks=[DIED])
         else:
             worker = ShardWorker(job.models, job.spec, threads)
             pool = here = LocalPool(worker, workers=workers)
             if worker.on_cores and workers > 1:
                 rows = sum(shard.rows for shard in pending)
-                pool = GrowingPool(here, lambda: ChildPool(job.models, job.spec, division.threads, workers), rows)
+                pool = GrowingPool(here, lambda: in_children(division.threads, workers), rows)
             del worker, here  # a pool that has grown needs neither
         try:
             yield pool

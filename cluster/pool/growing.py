@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from cluster.errors import PoolError
 from cluster.pool.base import LocalPool, Pool
-from cluster.pool.children import ChildPool
 from cluster.pool.tasks import Outcome, Task
 from cluster.worker.memory import give_memory_back
+
+if TYPE_CHECKING:
+    from cluster.pool.children import ChildPool
 
 __all__ = ["GrowingPool"]
 
